@@ -7,7 +7,7 @@ use jangada_env::Env;
 use crate::admin::Admin;
 use crate::cluster::Cluster;
 use crate::config::ClientConfig;
-use crate::consumer::{Consumer, ConsumerConfig};
+use crate::consumer::{Consumer, ConsumerConfig, Isolation};
 use crate::error::ClientError;
 use crate::group::{GroupConfig, GroupConsumer, RebalanceListener};
 use crate::metadata::TopicMetadata;
@@ -39,6 +39,11 @@ impl Client {
         let cluster = Arc::new(Cluster::new(config, env));
         cluster.bootstrap().await?;
         Ok(Self { cluster })
+    }
+
+    /// What producers, consumers and the admin of this client share.
+    pub(crate) fn cluster(&self) -> Arc<Cluster> {
+        self.cluster.clone()
     }
 
     /// A producer with a task of its own. Must be called within a tokio runtime.
@@ -126,12 +131,26 @@ impl Client {
         self.cluster.topic(&name.into()).await
     }
 
-    /// Finds an offset by position or by time.
+    /// Finds an offset by position or by time, for a reader of committed records.
     ///
     /// # Errors
     /// [`ClientError::UnknownTopic`], [`ClientError::UnknownPartition`], or when no leader answers within `retry_timeout`.
     pub async fn list_offsets(&self, topic: &str, partition: u32, at: OffsetAt) -> Result<ListedOffset, ClientError> {
+        self.list_offsets_as(topic, partition, at, Isolation::Committed).await
+    }
+
+    /// Finds an offset by position or by time, for a reader with this isolation: [`OffsetAt::Latest`] is where reading ends for it.
+    ///
+    /// # Errors
+    /// The errors of [`list_offsets`](Self::list_offsets).
+    pub async fn list_offsets_as(
+        &self,
+        topic: &str,
+        partition: u32,
+        at: OffsetAt,
+        isolation: Isolation,
+    ) -> Result<ListedOffset, ClientError> {
         let topic = self.cluster.partition(&topic.into(), partition).await?;
-        self.cluster.list_offsets(&topic, partition, at).await
+        self.cluster.list_offsets(&topic, partition, (at, isolation)).await
     }
 }

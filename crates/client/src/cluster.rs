@@ -163,6 +163,21 @@ impl Cluster {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
+        let call = |channel, target| call(log_service(channel), target);
+        self.call_leader_on(what, topic, partition, call).await
+    }
+
+    /// Likewise, a call to any of its services.
+    pub async fn call_leader_on<T, F>(
+        &self,
+        what: &str,
+        topic: &TopicMetadata,
+        partition: u32,
+        call: impl Fn(Channel, v1::TopicPartition) -> F,
+    ) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
         let context = format!("{what} {}[{partition}]", topic.name);
         let target = v1::TopicPartition {
             topic_id: topic.id_bytes(),
@@ -188,7 +203,7 @@ impl Cluster {
                 LeaderLookup::Known { address, .. } => {
                     let left = deadline.saturating_duration_since(Instant::now());
                     let within = self.config.request_timeout.min(left);
-                    let call = |channel| call(log_service(channel), target.clone());
+                    let call = |channel| call(channel, target.clone());
                     self.metadata.attempt(&address, within, call).await
                 }
             };

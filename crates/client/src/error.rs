@@ -118,6 +118,25 @@ pub enum ClientError {
         rejection: Arc<Rejection>,
     },
 
+    /// The transaction can only be aborted, or has been: something in it failed. Nothing of it will be seen. Begin another one.
+    #[error("the transaction is aborted: {cause}; begin another one")]
+    TransactionAborted {
+        /// The first thing in it that failed.
+        cause: Arc<ClientError>,
+    },
+
+    /// The transaction was open for longer than its timeout, and its coordinator aborted it; or an operator did. Nothing of it will be
+    /// seen. Begin another one, and make it shorter, or the timeout longer.
+    #[error(
+        "the transaction was aborted by its coordinator, as it was open for longer than its timeout; begin another one: {0}"
+    )]
+    TransactionTimedOut(Arc<Rejection>),
+
+    /// Whether the transaction was committed is not known. [`TransactionalProducer::resolve`](crate::TransactionalProducer::resolve) asks;
+    /// until then the producer begins no other one.
+    #[error("whether the transaction was committed is not known, resolve it: {0}")]
+    TransactionUnknown(Arc<Rejection>),
+
     /// The record's [`Condition`](crate::Condition) did not hold. When [`is_definite`](Self::is_definite) is false an
     /// earlier attempt ended without an answer: its record was not in the partition when the condition was judged, but
     /// may still come.
@@ -226,7 +245,10 @@ impl ClientError {
             | Self::OutcomeUnknown(r)
             | Self::DuplicateSequence(r)
             | Self::OutOfOrderSequence(r)
-            | Self::MembershipLost(r) => Some(r),
+            | Self::MembershipLost(r)
+            | Self::TransactionTimedOut(r)
+            | Self::TransactionUnknown(r) => Some(r),
+            Self::TransactionAborted { cause } => cause.rejection(),
             Self::UnknownProducer { rejection, .. }
             | Self::ProducerFenced { rejection, .. }
             | Self::ConditionFailed { rejection, .. } => Some(rejection),
@@ -255,7 +277,7 @@ impl ClientError {
     /// True: the request had no effect. False: it may have had one.
     pub fn is_definite(&self) -> bool {
         match self {
-            Self::OutcomeUnknown(_) | Self::DuplicateSequence(_) => false,
+            Self::OutcomeUnknown(_) | Self::DuplicateSequence(_) | Self::TransactionUnknown(_) => false,
             Self::UnknownProducer { definite, .. }
             | Self::ProducerFenced { definite, .. }
             | Self::ConditionFailed { definite, .. } => *definite,

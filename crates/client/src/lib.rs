@@ -1,4 +1,4 @@
-//! Jangada's client: [`Producer`], [`Consumer`], [`GroupConsumer`], [`Admin`].
+//! Jangada's client: [`Producer`], [`TransactionalProducer`], [`Consumer`], [`GroupConsumer`], [`Table`], [`Admin`].
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), jangada_client::ClientError> {
@@ -35,6 +35,8 @@
 //! | `consumer` | a `fetcher` per partition fills the `inbox`, from which the `reader` hands out |
 //! | `group` | a member of a consumer group: `membership` heartbeats, `committer` commits, `coordinator` finds the
 //! broker to talk to |
+//! | `transaction` | a producer whose records are parts of transactions, and the loop that reads, transforms and writes exactly once |
+//! | `table` | the newest value of each key of a topic |
 //! | `queue` | work queues: a producer, a consumer with streams and leases, a worker, and calls that are answered once |
 //! | `admin` | one method for each call of the AdminService and the QueueAdminService, and the calls on groups from outside |
 //!
@@ -66,24 +68,28 @@ mod notice;
 mod offset_at;
 mod producer;
 mod queue;
+mod table;
+mod transaction;
 mod wire_error;
 
 pub use admin::{
     Admin, BrokerState, CatchUp, ClusterDescription, CommittedOffset, ConfigEntry, CreatedQueue, CreatedTopic,
     DamagedReplica, DeadFilter, DeadLetter, DeadLetters, DeadLettersDone, GroupDescription, GroupListing, GroupMember,
-    GroupSummary, Leader, MetadataRole, NewQueue, NewSchedule, NewTopic, OwnedPartition, PartitionState, QueueCounts,
-    QueueDepth, QueueDescription, QueueMessages, QueueSchedule, QueueSchedules, QueueSeek, QueueSummary, QueueTally,
-    Redrive, RedriveProgress, Redriving, ScheduleIsPut, ScheduleTiming, TopicDescription, TopicSummary, WriteRefusal,
+    GroupSummary, Leader, MetadataRole, NewQueue, NewSchedule, NewTopic, OwnedPartition, PartitionProducer,
+    PartitionState, QueueCounts, QueueDepth, QueueDescription, QueueMessages, QueueSchedule, QueueSchedules, QueueSeek,
+    QueueSummary, QueueTally, Redrive, RedriveProgress, Redriving, ScheduleIsPut, ScheduleTiming, TopicDescription,
+    TopicSummary, TransactionDescription, TransactionListing, WriteRefusal,
 };
 pub use client::Client;
 pub use config::ClientConfig;
 pub use consumer::{
-    ConsumedRecord, Consumer, ConsumerConfig, EndOffsets, OffsetReset, OnBadBatch, RawBatches, Skipped, StartAt,
+    ConsumedRecord, Consumer, ConsumerConfig, EndOffsets, Isolation, OffsetReset, OnBadBatch, RawBatches, Skipped,
+    StartAt,
 };
 pub use error::{ClientError, Rejection};
 pub use group::{
-    Assignor, CommitMode, GroupConfig, GroupConsumer, GroupHandle, ListenerError, OffsetCommit, PartitionPosition,
-    RebalanceListener, StartPositions, TopicPartition,
+    Assignor, CommitMode, GroupConfig, GroupConsumer, GroupHandle, GroupMetadata, ListenerError, OffsetCommit,
+    PartitionPosition, RebalanceListener, StartPositions, TopicPartition,
 };
 pub use jangada_env::Env;
 pub use jangada_types::{BrokerId, Codec, Header, Incarnation, NO_TIMESTAMP, QueueId, Reason, TopicId};
@@ -95,4 +101,9 @@ pub use queue::{
     Due, Handled, MessagePlace, MessageState, Peeked, PeekedMessage, Queue, QueueConsumer, QueueConsumerConfig,
     QueueDelivery, QueueMessage, QueueProducer, QueueProducerConfig, ReceiveOptions, Received, ReceivedMessage,
     SentMessage, Settled, Settlement, StopHandle, Token, Verdict, Worker,
+};
+pub use table::{Table, TableChange, TableOptions};
+pub use transaction::{
+    Committed, ExactlyOnceOptions, Processed, Transaction, TransactionOptions, TransactionOutcome,
+    TransactionalProducer,
 };

@@ -3,6 +3,7 @@
 use jangada_proto::v1;
 
 use crate::cluster::Cluster;
+use crate::consumer::Isolation;
 use crate::error::ClientError;
 use crate::metadata::TopicMetadata;
 
@@ -11,7 +12,7 @@ use crate::metadata::TopicMetadata;
 pub enum OffsetAt {
     /// The first offset that can be read.
     Earliest,
-    /// The offset after the last committed record, confirmed with a quorum.
+    /// The offset after the last record that a reader with the isolation asked for gets, confirmed with a quorum.
     Latest,
     /// The first record at or after this time, milliseconds since the Unix epoch.
     Timestamp(i64),
@@ -33,7 +34,7 @@ impl Cluster {
         &self,
         topic: &TopicMetadata,
         partition: u32,
-        at: OffsetAt,
+        (at, isolation): (OffsetAt, Isolation),
     ) -> Result<ListedOffset, ClientError> {
         use v1::list_offsets_request::Position;
         let position = match at {
@@ -45,6 +46,7 @@ impl Cluster {
             let request = v1::ListOffsetsRequest {
                 partition: Some(target),
                 position: Some(position),
+                isolation: isolation.wire(),
                 ..Default::default()
             };
             async move { service.list_offsets(request).await }

@@ -100,9 +100,26 @@ impl Failure {
         use Reason::*;
         let again = match self.reason {
             Some(
-                NotLeader | StaleLeaderEpoch | UnknownLeaderEpoch | PartitionBusy | BrokerBusy | DiskFull
-                | TooManyStreams | LeaderNotAvailable | NotReady | ShuttingDown | StoreFenced | QuorumTimeout
-                | DataCorrupted | Internal | GroupChanged | QueueFull | SlotStateFull | GroupLag,
+                NotLeader
+                | StaleLeaderEpoch
+                | UnknownLeaderEpoch
+                | PartitionBusy
+                | BrokerBusy
+                | DiskFull
+                | TooManyStreams
+                | LeaderNotAvailable
+                | NotReady
+                | ShuttingDown
+                | StoreFenced
+                | QuorumTimeout
+                | DataCorrupted
+                | Internal
+                | GroupChanged
+                | QueueFull
+                | SlotStateFull
+                | GroupLag
+                | ConcurrentTransactions
+                | UnstableOffsets,
             ) => true,
             Some(_) => false,
             // The reason is a newer broker's, or missing: the code and the retry hint decide.

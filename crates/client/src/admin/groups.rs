@@ -204,6 +204,7 @@ impl Admin {
         let offsets = fetch_offsets(
             &self.coordinator(group),
             wanted.iter().map(TopicPartition::wire).collect(),
+            false,
         )
         .await?;
         let mut committed = Vec::with_capacity(offsets.len());

@@ -11,6 +11,7 @@ mod queue_depth;
 mod queues;
 mod redriving;
 mod schedules;
+mod transactions;
 mod types;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ pub use queue_depth::{QueueCounts, QueueDepth, QueueTally};
 pub use queues::{CreatedQueue, NewQueue, QueueDescription, QueueMessages, QueueSeek, QueueSummary};
 pub use redriving::Redriving;
 pub use schedules::{CatchUp, NewSchedule, QueueSchedule, QueueSchedules, ScheduleIsPut, ScheduleTiming};
+pub use transactions::{PartitionProducer, TransactionDescription, TransactionListing};
 pub use types::{
     BrokerState, ClusterDescription, ConfigEntry, CreatedTopic, DamagedReplica, Leader, MetadataRole, NewTopic,
     PartitionState, TopicDescription, TopicSummary, WriteRefusal,
@@ -39,6 +41,7 @@ pub use types::{
 use crate::attempts::CallFailed;
 use crate::channels::RESPONSE_BYTES_MAX;
 use crate::cluster::{Cluster, Repeat};
+use crate::consumer::Isolation;
 use crate::error::ClientError;
 
 /// Timeout of one attempt to create partitions. A broker waits up to 30 s until all brokers know the new leaders; then
@@ -279,7 +282,11 @@ impl Admin {
                 }
                 let latest = self
                     .cluster
-                    .list_offsets(&found, partition.partition, crate::offset_at::OffsetAt::Latest)
+                    .list_offsets(
+                        &found,
+                        partition.partition,
+                        (crate::offset_at::OffsetAt::Latest, Isolation::Uncommitted),
+                    )
                     .await?;
                 latest.offset.unwrap_or(0)
             }

@@ -2,6 +2,7 @@
 
 use jangada_types::limits::{FETCH_BYTES_DEFAULT, FETCH_BYTES_MAX};
 
+use super::isolation::Isolation;
 use crate::error::ClientError;
 
 /// Where reading a partition begins.
@@ -9,7 +10,7 @@ use crate::error::ClientError;
 pub enum StartAt {
     /// The first record that the partition still has.
     Earliest,
-    /// After the last record that is committed now.
+    /// After the last record that can be read now.
     Latest,
     /// The record with this offset.
     Offset(i64),
@@ -62,6 +63,8 @@ pub struct ConsumerConfig {
     pub offset_reset: OffsetReset,
     /// The reaction to a batch that cannot be decoded. Default: [`OnBadBatch::Stop`].
     pub on_bad_batch: OnBadBatch,
+    /// Which records of transactions are read. Default: [`Isolation::Committed`].
+    pub isolation: Isolation,
 }
 
 impl Default for ConsumerConfig {
@@ -71,6 +74,7 @@ impl Default for ConsumerConfig {
             max_partition_bytes: FETCH_BYTES_DEFAULT,
             offset_reset: OffsetReset::Error,
             on_bad_batch: OnBadBatch::Stop,
+            isolation: Isolation::Committed,
         }
     }
 }

@@ -17,6 +17,7 @@ use tonic::{Code, Streaming};
 
 use super::config::OffsetReset;
 use super::inbox::{FetchSession, Fetched, Inbox, Window};
+use super::isolation::Isolation;
 use crate::backoff::Backoff;
 use crate::channels::StreamChannel;
 use crate::cluster::{Cluster, log_service};
@@ -42,6 +43,7 @@ pub(crate) struct Fetcher {
     pub window: Arc<Window>,
     pub max_bytes: u32,
     pub offset_reset: OffsetReset,
+    pub isolation: Isolation,
     /// The group whose member reads, if one does.
     pub group: Option<Arc<str>>,
     /// The next offset to fetch.
@@ -215,6 +217,9 @@ impl Fetcher {
             form: v1::RecordForm::Raw.into(),
             leader_epoch: None,
             credit_bytes: credit as u64,
+            isolation: self.isolation.wire(),
+            // What is not to be seen is left out here, so that missing batches are noticed.
+            aborted_list: true,
             ..Default::default()
         };
         let first = v1::FetchStreamRequest {
@@ -247,7 +252,8 @@ impl Fetcher {
             );
             return Err(Failure::local(Code::DataLoss, message, true));
         }
-        if fetch.batches.is_empty() {
+        // A broker may pass over offsets of which it has nothing to send.
+        if fetch.batches.is_empty() && fetch.next_offset == self.next_offset {
             return Ok(());
         }
         self.trouble.works();
@@ -260,6 +266,7 @@ impl Fetcher {
             first_offset,
             next_offset: fetch.next_offset,
             high_watermark: fetch.high_watermark,
+            aborted: fetch.aborted,
         });
         Ok(())
     }
@@ -309,6 +316,7 @@ impl Fetcher {
     }
 
     async fn list(&self, at: OffsetAt) -> Result<i64, ClientError> {
+        let at = (at, self.isolation);
         let found = self.cluster.list_offsets(&self.topic, self.partition, at).await?;
         Ok(found.offset.unwrap_or(0))
     }

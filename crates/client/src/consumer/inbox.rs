@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use jangada_proto::v1;
 use tokio::sync::Notify;
 
 use crate::error::ClientError;
@@ -20,6 +21,8 @@ pub(crate) enum Fetched {
         first_offset: i64,
         next_offset: i64,
         high_watermark: i64,
+        /// The aborted transactions among the batches.
+        aborted: Vec<v1::AbortedTransaction>,
     },
     /// The offset asked for was not there; reading goes on at `to`.
     Moved {

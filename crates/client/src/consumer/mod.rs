@@ -9,6 +9,7 @@
 mod config;
 mod fetcher;
 mod inbox;
+mod isolation;
 mod reader;
 mod record;
 mod subscribed;
@@ -19,6 +20,7 @@ use futures::future::try_join_all;
 
 pub use config::{ConsumerConfig, OffsetReset, OnBadBatch, Skipped, StartAt};
 pub(crate) use inbox::FetchSession;
+pub use isolation::Isolation;
 pub(crate) use reader::{NextBatch, Reader};
 pub use record::{ConsumedRecord, RawBatches};
 
@@ -30,7 +32,9 @@ use subscribed::{Followed, Subscribed};
 
 /// Reads partitions that it is assigned by hand.
 ///
-/// Records of one partition come in the order of their offsets, without gaps or repetitions, across changes of leader too.
+/// Records of one partition come in the order of their offsets, without repetitions, across changes of leader too. Offsets are missing
+/// between them only where a transaction has ended or was aborted, or compaction has taken records; otherwise that is
+/// [`ClientError::Gap`].
 /// Partitions take turns as their data comes. When a partition cannot be read for `retry_timeout`, or not at all, one call
 /// returns the error; the others go on, and so does this one if the error is [retryable](ClientError::is_retryable).
 /// Otherwise it waits for a [`seek`](Self::seek) or another assignment.
@@ -53,6 +57,7 @@ use subscribed::{Followed, Subscribed};
 /// ```
 pub struct Consumer {
     cluster: Arc<Cluster>,
+    isolation: Isolation,
     reader: Reader,
     /// The topics that are read as a whole, with partitions that are added later.
     subscribed: Option<Subscribed>,
@@ -76,6 +81,7 @@ impl EndOffsets {
 impl Consumer {
     pub(crate) fn new(cluster: Arc<Cluster>, config: ConsumerConfig) -> Result<Self, ClientError> {
         Ok(Self {
+            isolation: config.isolation,
             reader: Reader::new(cluster.clone(), config, None)?,
             subscribed: None,
             cluster,
@@ -98,10 +104,10 @@ impl Consumer {
                 return Err(ClientError::Config(format!("{topic}[{partition}] is named twice")));
             }
         }
-        let cluster = &self.cluster;
+        let (cluster, isolation) = (&self.cluster, self.isolation);
         let starts = try_join_all(partitions.into_iter().map(|(topic, partition, at)| async move {
             let topic = cluster.partition(&topic, partition).await?;
-            let offset = start_offset(cluster, &topic, partition, at).await?;
+            let offset = start_offset(cluster, &topic, partition, (at, isolation)).await?;
             Ok::<_, ClientError>((topic, partition, offset))
         }))
         .await?;
@@ -142,9 +148,9 @@ impl Consumer {
             wanted.extend((0..partitions).map(|partition| (topic.clone(), partition, at)));
             followed.push(Followed { topic, partitions });
         }
-        let cluster = &self.cluster;
+        let (cluster, isolation) = (&self.cluster, self.isolation);
         let starts = try_join_all(wanted.into_iter().map(|(topic, partition, at)| async move {
-            let offset = start_offset(cluster, &topic, partition, at).await?;
+            let offset = start_offset(cluster, &topic, partition, (at, isolation)).await?;
             Ok::<_, ClientError>((topic, partition, offset))
         }))
         .await?;
@@ -202,7 +208,7 @@ impl Consumer {
             .find(topic, partition)
             .ok_or_else(|| ClientError::Config(format!("{topic}[{partition}] is not assigned")))?;
         let topic = self.reader.topic(session).clone();
-        let offset = start_offset(&self.cluster, &topic, partition, at).await?;
+        let offset = start_offset(&self.cluster, &topic, partition, (at, self.isolation)).await?;
         self.reader.remove(&[session]);
         self.reader.add([(topic, partition, offset)]);
         Ok(())
@@ -230,7 +236,7 @@ impl Consumer {
     ///
     /// The result is empty when a partition's position moved without a record, so that a caller that waits for an end
     /// sees that it is [reached](Self::reached): when a batch was skipped and nothing came behind it
-    /// ([`OnBadBatch::Skip`]), or when the position was reset because its records are gone ([`OffsetReset`]).
+    /// ([`OnBadBatch::Skip`]), when a transaction ended there or was aborted, or when the position was reset because its records are gone ([`OffsetReset`]).
     ///
     /// # Errors
     /// The error that a partition runs into; see [`Consumer`].
@@ -263,6 +269,11 @@ impl Consumer {
         }
     }
 
+    /// The indexes of the partitions that are read.
+    pub(crate) fn partitions(&self) -> impl Iterator<Item = u32> {
+        self.reader.partitions().map(|(_, partition)| partition)
+    }
+
     /// How much was skipped so far, with [`OnBadBatch::Skip`].
     pub fn skipped(&self) -> Skipped {
         self.reader.skipped()
@@ -281,13 +292,14 @@ impl Consumer {
         self.reader.high_watermark(self.reader.find(topic, partition)?)
     }
 
-    /// Where the assigned partitions end now, confirmed with their quorums.
+    /// Where the assigned partitions end now for this consumer's [`Isolation`], confirmed with their quorums.
     ///
     /// # Errors
     /// Fails when a leader does not answer within `retry_timeout`.
     pub async fn end_offsets(&self) -> Result<EndOffsets, ClientError> {
         let ends = self.reader.partitions().map(|(topic, partition)| async move {
-            let found = self.cluster.list_offsets(topic, partition, OffsetAt::Latest).await?;
+            let latest = (OffsetAt::Latest, self.isolation);
+            let found = self.cluster.list_offsets(topic, partition, latest).await?;
             Ok::<_, ClientError>((topic.name.clone(), partition, found.offset.unwrap_or(0)))
         });
         Ok(EndOffsets {
@@ -307,11 +319,11 @@ pub(crate) async fn start_offset(
     cluster: &Cluster,
     topic: &TopicMetadata,
     partition: u32,
-    at: StartAt,
+    (at, isolation): (StartAt, Isolation),
 ) -> Result<i64, ClientError> {
     let list = async |at| {
         cluster
-            .list_offsets(topic, partition, at)
+            .list_offsets(topic, partition, (at, isolation))
             .await
             .map(|found| found.offset)
     };

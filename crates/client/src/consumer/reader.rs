@@ -10,7 +10,8 @@ use tokio::task::JoinHandle;
 use super::config::{ConsumerConfig, OnBadBatch, Skipped};
 use super::fetcher::Fetcher;
 use super::inbox::{FetchSession, Fetched, Inbox, Window};
-use super::record::{ConsumedRecord, Gap, RawBatches, Undecoded, find_gap};
+use super::isolation::visible;
+use super::record::{ConsumedRecord, Gap, RawBatches, Undecoded, check};
 use crate::cluster::Cluster;
 use crate::error::ClientError;
 use crate::metadata::TopicMetadata;
@@ -34,7 +35,7 @@ pub(crate) struct Reader {
     resumed: VecDeque<FetchSession>,
     skipped: Skipped,
     /// A partition whose position moved without a record to hand out: past a batch that was skipped with nothing behind it so
-    /// far, or to where it was reset.
+    /// far, past the end of a transaction, or to where it was reset.
     passed: Option<FetchSession>,
 }
 
@@ -51,6 +52,8 @@ struct Decoded {
     end: Option<Result<i64, ClientError>>,
     /// Whether a batch was skipped and no record behind it has been decoded so far.
     ends_skipped: bool,
+    /// Whether the response ends with offsets of which nothing is handed out.
+    ends_hidden: bool,
 }
 
 impl Decoded {
@@ -181,6 +184,7 @@ impl Reader {
             window: window.clone(),
             max_bytes: self.config.max_partition_bytes.min(share) as u32,
             offset_reset: self.config.offset_reset,
+            isolation: self.config.isolation,
             group: self.group.clone(),
             next_offset: offset,
             is_added,
@@ -305,10 +309,11 @@ impl Reader {
                 continue;
             }
             let (session, taken) = self.take().await?;
-            let Some(raw) = taken else {
+            let Some((raw, ends_hidden)) = taken else {
                 self.passed = Some(session);
                 return Ok(());
             };
+            self.decoded.ends_hidden = ends_hidden;
             self.decoded.rest = Some(Undecoded::new(raw));
             self.decoded_of = session;
         }
@@ -359,7 +364,7 @@ impl Reader {
         let (session, taken) = self.take().await?;
         let high_watermark = self.high_watermark(session);
         let slot = self.slot(session);
-        let raw = taken.unwrap_or_else(|| RawBatches {
+        let raw = taken.map(|(raw, _)| raw).unwrap_or_else(|| RawBatches {
             topic: slot.topic.name.clone(),
             partition: slot.partition,
             batches: Bytes::new(),
@@ -389,8 +394,9 @@ impl Reader {
         }
     }
 
-    /// The fetch session and the batches of the next response. `None` for the batches: its position was reset.
-    async fn take(&mut self) -> Result<(FetchSession, Option<RawBatches>), Failed> {
+    /// The fetch session and the batches of the next response, and whether it ends with offsets of which nothing is seen. `None` for the
+    /// batches: its position was reset.
+    async fn take(&mut self) -> Result<(FetchSession, Option<(RawBatches, bool)>), Failed> {
         loop {
             let (session, fetched) = match self.take_buffered_response() {
                 Some(buffered) => buffered,
@@ -427,6 +433,7 @@ impl Reader {
                     first_offset,
                     next_offset,
                     high_watermark,
+                    aborted,
                 } => {
                     slot.window.release(batches.len() as i64);
                     let mut raw = RawBatches {
@@ -437,7 +444,8 @@ impl Reader {
                         next_offset,
                         high_watermark,
                     };
-                    if let Some(gap) = find_gap(&raw) {
+                    let checked = check(&raw, is_compacted(&slot.topic));
+                    if let Some(gap) = checked.gap {
                         let error = slot.stop_at(&gap);
                         if gap.at == 0 {
                             slot.is_stopped = true;
@@ -448,7 +456,15 @@ impl Reader {
                         raw.next_offset = gap.expected;
                         self.inbox.put(session, Fetched::Failed(error));
                     }
-                    return Ok((session, Some(raw)));
+                    let mut end = checked.end;
+                    if checked.has_transactions
+                        && let Some(seen) = visible(&raw.batches, aborted)
+                    {
+                        raw.batches = seen;
+                        end = check(&raw, true).end;
+                    }
+                    let ends_hidden = end.unwrap_or(raw.first_offset) < raw.next_offset;
+                    return Ok((session, Some((raw, ends_hidden))));
                 }
             }
         }
@@ -486,6 +502,7 @@ impl Reader {
             rest,
             end,
             ends_skipped,
+            ..
         } = &mut self.decoded;
         let Some(undecoded) = rest else { return };
         let mut bytes = 0;
@@ -539,7 +556,9 @@ impl Reader {
         match self.decoded.end.take() {
             Some(Ok(next_offset)) => {
                 self.slot(session).position = next_offset;
-                self.passed = std::mem::take(&mut self.decoded.ends_skipped).then_some(session);
+                let is_passed =
+                    std::mem::take(&mut self.decoded.ends_skipped) | std::mem::take(&mut self.decoded.ends_hidden);
+                self.passed = is_passed.then_some(session);
             }
             Some(Err(error)) => {
                 // Nothing behind the damage is handed out until a seek.
@@ -552,4 +571,10 @@ impl Reader {
         }
         Ok(())
     }
+}
+
+/// Whether compaction by key may take batches out of the middle of the topic's partitions.
+fn is_compacted(topic: &TopicMetadata) -> bool {
+    let policy = topic.config.get("cleanup.policy");
+    policy.is_some_and(|policy| policy.split(',').any(|part| part.trim() == "compact"))
 }

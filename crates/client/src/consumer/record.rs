@@ -64,21 +64,36 @@ pub(crate) struct Gap {
     pub found: i64,
 }
 
+/// What the headers of a response's batches say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Checked {
+    /// The first place where batches are missing.
+    pub gap: Option<Gap>,
+    /// Whether a batch is part of a transaction, or ends one.
+    pub has_transactions: bool,
+    /// The offset after the last batch that can be read.
+    pub end: Option<i64>,
+}
+
 /// Checks that batches are contiguous: the first begins at or below the first offset, each begins where the one before
-/// ends, and the last ends at the next offset. Batches that cannot be read are left to the decoder.
-pub(crate) fn find_gap(raw: &RawBatches) -> Option<Gap> {
+/// ends, and the last ends at the next offset. `may_skip`: batches may be missing between them, but none comes twice. Batches that
+/// cannot be read are left to the decoder.
+pub(crate) fn check(raw: &RawBatches, may_skip: bool) -> Checked {
+    let mut checked = Checked::default();
     let mut at = 0;
     let mut expected = None;
     for batch in BatchIter::new(raw.batches.clone()) {
-        let Ok((header, bytes)) = batch else { return None };
+        let Ok((header, bytes)) = batch else { return checked };
+        checked.has_transactions |= header.attributes.is_transactional() || header.attributes.is_control();
         let found = header.base_offset;
         let wanted = expected.unwrap_or(raw.first_offset);
-        if found > wanted || found < wanted && expected.is_some() {
-            return Some(Gap {
+        if found > wanted && !may_skip || found < wanted && expected.is_some() {
+            checked.gap = Some(Gap {
                 at,
                 expected: wanted,
                 found,
             });
+            return checked;
         }
         at += bytes.len();
         let end = found
@@ -86,10 +101,13 @@ pub(crate) fn find_gap(raw: &RawBatches) -> Option<Gap> {
             .saturating_add(1);
         // A batch that ends before the offset that was asked for proves nothing about the next one.
         expected = (end > raw.first_offset).then_some(end);
+        checked.end = Some(end);
     }
-    let expected = expected?;
     let found = raw.next_offset;
-    (found > expected).then_some(Gap { at, expected, found })
+    if let Some(expected) = expected.filter(|expected| found > *expected && !may_skip) {
+        checked.gap = Some(Gap { at, expected, found });
+    }
+    checked
 }
 
 /// A batch that cannot be decoded.
@@ -261,6 +279,7 @@ mod tests {
 
     #[test]
     fn batches_that_do_not_follow_one_another_are_a_gap() {
+        let find_gap = |raw: &RawBatches| check(raw, false).gap;
         let three = [batch(10, &["a", "b"]), batch(12, &["c", "d", "e"]), batch(15, &["f"])];
         assert_eq!(find_gap(&raw(&three, 11, 16)), None);
         assert_eq!(find_gap(&raw(&three, 13, 16)), None, "the first batch lies below");
@@ -274,5 +293,14 @@ mod tests {
         );
         assert_eq!(find_gap(&raw(&[last.clone(), first], 15, 16)), gap(last.len(), 16, 10));
         assert_eq!(find_gap(&raw(&[Bytes::from_static(b"garbage")], 3, 9)), None);
+    }
+
+    #[test]
+    fn batches_may_be_missing_in_a_compacted_topic_and_none_comes_twice() {
+        let (first, last) = (batch(10, &["a", "b"]), batch(15, &["f"]));
+        let with_holes = raw(&[first.clone(), last.clone()], 8, 20);
+        assert_eq!(check(&with_holes, true).gap, None);
+        let backwards = check(&raw(&[last, first], 15, 16), true);
+        assert!(backwards.gap.is_some());
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jangada_proto::v1;
 
-use crate::consumer::{ConsumerConfig, OffsetReset, OnBadBatch};
+use crate::consumer::{ConsumerConfig, Isolation, OffsetReset, OnBadBatch};
 use crate::error::ClientError;
 
 /// When positions are committed, which decides what happens to records when a consumer fails.
@@ -105,6 +105,8 @@ pub struct GroupConfig {
     pub max_partition_bytes: usize,
     /// See [`ConsumerConfig::on_bad_batch`]. Skipped records count as finished.
     pub on_bad_batch: OnBadBatch,
+    /// Which records of transactions are read. Default: [`Isolation::Committed`].
+    pub isolation: Isolation,
 }
 
 impl GroupConfig {
@@ -133,6 +135,7 @@ impl GroupConfig {
             prefetch_bytes: reading.prefetch_bytes,
             max_partition_bytes: reading.max_partition_bytes,
             on_bad_batch: reading.on_bad_batch,
+            isolation: reading.isolation,
         }
     }
 
@@ -171,6 +174,7 @@ impl GroupConfig {
             max_partition_bytes: self.max_partition_bytes,
             offset_reset: self.out_of_range_reset.unwrap_or(self.offset_reset),
             on_bad_batch: self.on_bad_batch,
+            isolation: self.isolation,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Calls to the broker that coordinates a group, as it moves.
+//! Calls to the broker that coordinates a group or a transactional id, as it moves.
 //!
 //! Any broker can name the coordinator. The answer is kept until a call shows that it is no longer true.
 
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use jangada_proto::v1;
 use jangada_proto::v1::group_service_client::GroupServiceClient;
+use jangada_proto::v1::transaction_service_client::TransactionServiceClient;
 use jangada_types::Reason;
 use tokio::time::{Instant, sleep};
 use tonic::transport::Channel;
@@ -25,8 +26,17 @@ const FIND_TIMEOUT: Duration = Duration::from_secs(6);
 
 pub(crate) struct Coordinator {
     cluster: Arc<Cluster>,
-    group: Arc<str>,
+    kind: Coordinated,
+    /// The group's name, or the transactional id.
+    name: Arc<str>,
     address: Mutex<Option<Arc<str>>>,
+}
+
+/// What a coordinator coordinates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Coordinated {
+    Group,
+    TransactionalId,
 }
 
 /// A failed attempt.
@@ -40,13 +50,23 @@ impl Coordinator {
     pub fn new(cluster: Arc<Cluster>, group: Arc<str>) -> Self {
         Self {
             cluster,
-            group,
+            kind: Coordinated::Group,
+            name: group,
             address: Mutex::default(),
         }
     }
 
+    /// The coordinator of a transactional id.
+    pub fn of_transactions(cluster: Arc<Cluster>, id: Arc<str>) -> Self {
+        Self {
+            kind: Coordinated::TransactionalId,
+            ..Self::new(cluster, id)
+        }
+    }
+
+    /// The group's name.
     pub fn group(&self) -> &Arc<str> {
-        &self.group
+        &self.name
     }
 
     pub fn notices(&self) -> &Notices {
@@ -67,6 +87,13 @@ impl Coordinator {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
+        self.attempt_on(within, |channel| call(group_service(channel))).await
+    }
+
+    async fn attempt_on<T, F>(&self, within: Duration, call: impl FnOnce(Channel) -> F) -> Result<T, FailedAttempt>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
         let not_found = |failure| FailedAttempt {
             failure,
             redirected: false,
@@ -76,7 +103,6 @@ impl Coordinator {
             Some(address) => address,
             None => self.find(within).await.map_err(not_found)?,
         };
-        let call = |channel| call(group_service(channel));
         let answer = self.cluster.metadata.attempt(&address, within, call).await;
         answer.map_err(|failure| FailedAttempt {
             redirected: self.update(&address, &failure),
@@ -93,9 +119,29 @@ impl Coordinator {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
+        self.call_on(deadline, |channel| call(group_service(channel))).await
+    }
+
+    /// Likewise, a call about a transactional id.
+    pub async fn call_transactions<T, F>(
+        &self,
+        deadline: Instant,
+        call: impl Fn(TransactionServiceClient<Channel>) -> F,
+    ) -> Result<T, CallFailed>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        self.call_on(deadline, |channel| call(transaction_service(channel)))
+            .await
+    }
+
+    async fn call_on<T, F>(&self, deadline: Instant, call: impl Fn(Channel) -> F) -> Result<T, CallFailed>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
         let mut backoff = Backoff::new(&self.cluster.env.random);
         let mut attempts = Attempts::default();
-        let what = format!("a call to the coordinator of group {}", self.group);
+        let what = format!("a call to the coordinator of {self}");
         let mut trouble = self.cluster.notices.trouble(what.into(), None);
         loop {
             let within = self
@@ -103,7 +149,7 @@ impl Coordinator {
                 .config
                 .request_timeout
                 .min(deadline.saturating_duration_since(Instant::now()));
-            let FailedAttempt { failure, redirected } = match self.attempt(within, &call).await {
+            let FailedAttempt { failure, redirected } = match self.attempt_on(within, &call).await {
                 Ok(answer) => {
                     trouble.works();
                     return Ok(answer);
@@ -121,19 +167,33 @@ impl Coordinator {
     }
 
     async fn find(&self, within: Duration) -> Result<Arc<str>, Failure> {
-        let found = self
-            .cluster
-            .metadata
-            .first_answer(within.min(FIND_TIMEOUT), |channel| {
-                let request = v1::FindCoordinatorRequest {
-                    group: self.group.to_string(),
+        let (metadata, within) = (&self.cluster.metadata, within.min(FIND_TIMEOUT));
+        let (broker, address) = match self.kind {
+            Coordinated::Group => {
+                let find = |channel| {
+                    let request = v1::FindCoordinatorRequest {
+                        group: self.name.to_string(),
+                    };
+                    let mut service = group_service(channel);
+                    async move { service.find_coordinator(request).await }
                 };
-                let mut service = group_service(channel);
-                async move { service.find_coordinator(request).await }
-            })
-            .await?;
-        tracing::debug!(group = %self.group, broker = found.broker_id, address = found.address, "found the coordinator");
-        let address: Arc<str> = found.address.into();
+                let found = metadata.first_answer(within, find).await?;
+                (found.broker_id, found.address)
+            }
+            Coordinated::TransactionalId => {
+                let find = |channel| {
+                    let request = v1::FindTransactionCoordinatorRequest {
+                        transactional_id: self.name.to_string(),
+                    };
+                    let mut service = transaction_service(channel);
+                    async move { service.find_transaction_coordinator(request).await }
+                };
+                let found = metadata.first_answer(within, find).await?;
+                (found.broker_id, found.address)
+            }
+        };
+        tracing::debug!(of = %self, broker, address, "found the coordinator");
+        let address: Arc<str> = address.into();
         *self.address.lock().unwrap_or_else(PoisonError::into_inner) = Some(address.clone());
         Ok(address)
     }
@@ -149,7 +209,13 @@ impl Coordinator {
                 hint.address.map(Arc::from).or_else(known)
             }),
             // The coordinator is the right one, though not able to answer yet or refusing.
-            Some(Reason::NotReady | Reason::GroupChanged | Reason::BrokerBusy) => return false,
+            Some(
+                Reason::NotReady
+                | Reason::GroupChanged
+                | Reason::BrokerBusy
+                | Reason::ConcurrentTransactions
+                | Reason::UnstableOffsets,
+            ) => return false,
             _ if failure.disposition() == Disposition::Refuse => return false,
             _ => None,
         };
@@ -173,4 +239,17 @@ pub(crate) fn pause(backoff: &mut Backoff, failure: &Failure, redirected: bool) 
 
 pub(crate) fn group_service(channel: Channel) -> GroupServiceClient<Channel> {
     GroupServiceClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX)
+}
+
+pub(crate) fn transaction_service(channel: Channel) -> TransactionServiceClient<Channel> {
+    TransactionServiceClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX)
+}
+
+impl std::fmt::Display for Coordinator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.kind {
+            Coordinated::Group => write!(f, "group {}", self.name),
+            Coordinated::TransactionalId => write!(f, "transactional id {}", self.name),
+        }
+    }
 }

@@ -16,6 +16,7 @@ mod coordinator;
 mod handle;
 mod listener;
 mod membership;
+mod metadata;
 mod owned;
 mod position;
 mod rebalance;
@@ -30,17 +31,20 @@ use futures::{FutureExt as _, StreamExt as _};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
+pub(crate) use committer::Finished;
 pub use config::{Assignor, CommitMode, GroupConfig};
-pub(crate) use coordinator::{Coordinator, group_service};
+pub(crate) use coordinator::{Coordinator, group_service, transaction_service};
 pub use handle::GroupHandle;
 pub use listener::{ListenerError, RebalanceListener, StartPositions};
+pub use metadata::GroupMetadata;
+pub(crate) use metadata::commit_in_transaction;
 pub use position::{OffsetCommit, PartitionPosition, TopicPartition};
 pub(crate) use starts::fetch as fetch_offsets;
 
 use crate::cluster::Cluster;
 use crate::consumer::{ConsumedRecord, FetchSession, NextBatch, Reader, Skipped, StartAt, start_offset};
 use crate::error::ClientError;
-use committer::{Committer, Finished, Position};
+use committer::{Committer, Position};
 use membership::{Membership, MembershipView};
 use owned::{OwnedPartitions, State};
 use rebalance::FinishedStep;
@@ -144,6 +148,7 @@ impl GroupConsumer {
                 cluster: cluster.clone(),
                 coordinator,
                 offset_reset: config.offset_reset,
+                isolation: config.isolation,
             },
             cluster,
             config,
@@ -227,7 +232,7 @@ impl GroupConsumer {
     pub async fn seek(&mut self, topic: &str, partition: u32, at: StartAt) -> Result<(), ClientError> {
         let found = self.owned_partition(topic, partition)?;
         let metadata = self.cluster.topic(&found.topic).await?;
-        let offset = start_offset(&self.cluster, &metadata, partition, at).await?;
+        let offset = start_offset(&self.cluster, &metadata, partition, (at, self.config.isolation)).await?;
         let owned = self.owned.get(&found).expect("just found");
         if self
             .handed
@@ -313,6 +318,33 @@ impl GroupConsumer {
     /// membership meanwhile, so that a store that refuses older epochs refuses those of a member that was thrown out.
     pub fn member_epoch(&self) -> i64 {
         self.view.epoch
+    }
+
+    /// The member, for a transaction that commits the offsets of what was handed out: under the membership under which it was.
+    pub fn metadata(&self) -> GroupMetadata {
+        let names = (Arc::from(self.committer.group()), Arc::from(self.committer.member_id()));
+        GroupMetadata::of_consumer(
+            names,
+            &self.view,
+            self.membership.view.clone(),
+            self.membership.now().clone(),
+        )
+    }
+
+    /// Names the ownership of a partition: it is another one as soon as the partition has been given up, also when it came back. None
+    /// if it is not owned.
+    pub(crate) fn ownership(&self, partition: &TopicPartition) -> Option<Finished> {
+        self.owned.get(partition).map(|owned| owned.finished.clone())
+    }
+
+    /// The partition with this name, if it is owned.
+    pub(crate) fn owned_as(&self, topic: &str, partition: u32) -> Option<TopicPartition> {
+        self.owned_partition(topic, partition).ok()
+    }
+
+    /// Whether offsets are committed only by the caller.
+    pub(crate) fn commits_by_hand(&self) -> bool {
+        self.config.commit == CommitMode::Manual
     }
 
     /// Ends reading, commits all that was handed out (unless commits are manual), and leaves the group, or, with an instance id,

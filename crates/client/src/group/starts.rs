@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::coordinator::Coordinator;
 use super::position::TopicPartition;
 use crate::cluster::Cluster;
-use crate::consumer::{OffsetReset, StartAt, start_offset};
+use crate::consumer::{Isolation, OffsetReset, StartAt, start_offset};
 use crate::error::ClientError;
 use crate::metadata::TopicMetadata;
 use crate::notice::Notice;
@@ -28,6 +28,7 @@ pub(crate) struct Starts {
     pub cluster: Arc<Cluster>,
     pub coordinator: Arc<Coordinator>,
     pub offset_reset: OffsetReset,
+    pub isolation: Isolation,
 }
 
 /// The result of a lookup, with the number of the lookup per partition, which tells whether it still counts.
@@ -62,7 +63,7 @@ impl Starts {
         let coordinator = self.coordinator.clone();
         Box::pin(async move {
             let wanted = partitions.iter().map(|(partition, _)| partition.wire()).collect();
-            let committed = fetch(&coordinator, wanted).await.map(|offsets| {
+            let committed = fetch(&coordinator, wanted, true).await.map(|offsets| {
                 let known = |offset: &v1::PartitionOffset| match offset.offset {
                     committed @ 0.. => StoredStart::Committed(committed),
                     _ if offset.added => StoredStart::Added,
@@ -84,7 +85,7 @@ impl Starts {
         known: StoredStart,
     ) -> BoxFuture<'static, LookupResult> {
         let cluster = self.cluster.clone();
-        let group = self.coordinator.group().clone();
+        let (group, isolation) = (self.coordinator.group().clone(), self.isolation);
         let reset = match self.offset_reset {
             OffsetReset::Earliest => Some(StartAt::Earliest),
             OffsetReset::Latest => Some(StartAt::Latest),
@@ -104,7 +105,7 @@ impl Starts {
                     partition: partition.partition,
                 })?;
                 let topic = topic(&cluster, &partition).await?;
-                let offset = start_offset(&cluster, &topic, partition.partition, at).await?;
+                let offset = start_offset(&cluster, &topic, partition.partition, (at, isolation)).await?;
                 if at == StartAt::Latest && given.is_none() {
                     // Only the notice needs this, so reading does not wait long for it.
                     let notified = notify_skipped(&cluster, group, &topic, partition.partition, offset);
@@ -125,7 +126,8 @@ impl Starts {
 
 /// Publishes a notice of the records that a group skips by beginning at a partition's end.
 async fn notify_skipped(cluster: &Cluster, group: Arc<str>, topic: &TopicMetadata, partition: u32, offset: i64) {
-    let Ok(first) = cluster.list_offsets(topic, partition, OffsetAt::Earliest).await else {
+    let earliest = (OffsetAt::Earliest, Isolation::Committed);
+    let Ok(first) = cluster.list_offsets(topic, partition, earliest).await else {
         return;
     };
     let log_start_offset = first.offset.unwrap_or(0);
@@ -158,29 +160,35 @@ async fn topic(cluster: &Cluster, partition: &TopicPartition) -> Result<Arc<Topi
     })
 }
 
-/// Committed offsets, linearizable: of the named partitions, or of all if none is named.
+/// Committed offsets, linearizable: of the named partitions, or of all if none is named. `require_stable`: waits while an open transaction
+/// may yet commit others (KIP-447).
 pub(crate) async fn fetch(
     coordinator: &Coordinator,
     mut partitions: Vec<v1::TopicPartition>,
+    require_stable: bool,
 ) -> Result<Vec<v1::PartitionOffset>, ClientError> {
     let mut offsets = Vec::new();
     while partitions.len() > PARTITIONS_PER_FETCH_MAX {
         let rest = partitions.split_off(PARTITIONS_PER_FETCH_MAX);
-        offsets.extend(fetch_once(coordinator, std::mem::replace(&mut partitions, rest)).await?);
+        let first = std::mem::replace(&mut partitions, rest);
+        offsets.extend(fetch_once(coordinator, first, require_stable).await?);
     }
-    offsets.extend(fetch_once(coordinator, partitions).await?);
+    offsets.extend(fetch_once(coordinator, partitions, require_stable).await?);
     Ok(offsets)
 }
 
 async fn fetch_once(
     coordinator: &Coordinator,
     partitions: Vec<v1::TopicPartition>,
+    require_stable: bool,
 ) -> Result<Vec<v1::PartitionOffset>, ClientError> {
     let wanted = partitions.len();
     let fetching = coordinator.call(coordinator.deadline(), |mut service| {
         let request = v1::FetchOffsetsRequest {
             group: coordinator.group().to_string(),
             partitions: partitions.clone(),
+            // Who goes on before an offset that a transaction may yet commit would do its work again.
+            require_stable,
             ..Default::default()
         };
         async move { service.fetch_offsets(request).await }

@@ -68,6 +68,7 @@ impl Batch {
             Records::new(&self.bytes, DECOMPRESSED_BYTES_MAX).and_then(Iterator::collect::<Result<Vec<_>, _>>);
         let records: Vec<Record> = records.expect("the batch was built here");
         assert!(records.len() > 1, "a record is not divided");
+        let is_transactional = BatchHeader::parse(&self.bytes).is_ok_and(|header| header.attributes.is_transactional());
         let unpacked: usize = BatchHeader::LEN + records.iter().map(size_max).sum::<usize>();
         let half = unpacked.div_ceil(2);
         let target = match limit {
@@ -84,7 +85,11 @@ impl Batch {
             let builder = match builders.last_mut().filter(fits) {
                 Some(builder) => builder,
                 None => {
-                    builders.push(BatchBuilder::new(codec));
+                    let mut builder = BatchBuilder::new(codec);
+                    if is_transactional {
+                        builder.transactional();
+                    }
+                    builders.push(builder);
                     builders.last_mut().expect("just pushed")
                 }
             };
@@ -138,6 +143,8 @@ fn shares(whole: usize, counts: &[i32]) -> Vec<usize> {
 
 pub(crate) struct Accumulator {
     codec: Codec,
+    /// Whether its batches are parts of transactions.
+    is_transactional: bool,
     /// The size at which a batch is full, bytes before compression.
     batch_bytes: usize,
     open: Option<Batch>,
@@ -171,11 +178,21 @@ impl Accumulator {
     pub fn new(codec: Codec, batch_bytes: usize) -> Self {
         Self {
             codec,
+            is_transactional: false,
             batch_bytes,
             open: None,
             full: VecDeque::new(),
             size_hint: 0,
             closed: None,
+        }
+    }
+
+    /// Its batches are parts of transactions.
+    #[must_use]
+    pub fn transactional(self, is_transactional: bool) -> Self {
+        Self {
+            is_transactional,
+            ..self
         }
     }
 
@@ -213,8 +230,15 @@ impl Accumulator {
                 filled,
             });
         }
+        let begun = || {
+            let mut builder = BatchBuilder::with_capacity(self.codec, self.size_hint.max(size));
+            if self.is_transactional {
+                builder.transactional();
+            }
+            Some(builder)
+        };
         let batch = self.open.get_or_insert_with(|| Batch {
-            builder: Some(BatchBuilder::with_capacity(self.codec, self.size_hint.max(size))),
+            builder: begun(),
             bytes: Bytes::new(),
             stamp: Stamp::NONE,
             reporter: BatchReport::open(topic.clone(), partition),

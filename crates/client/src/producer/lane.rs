@@ -495,6 +495,14 @@ impl<B> Lane<B> {
         self.expire(|_| true)
     }
 
+    /// Gives up everything, oldest first, and begins anew with the next identity: what is still under way is fenced by that.
+    pub fn reset(&mut self) -> Vec<(B, End)> {
+        let given_up = self.clear();
+        self.holes.clear();
+        self.numbering = None;
+        given_up
+    }
+
     fn settle(&mut self, place: usize, end: End) -> Option<(B, End)> {
         self.window.remove(place).map(|entry| (entry.batch, end))
     }

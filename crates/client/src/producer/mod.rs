@@ -27,6 +27,8 @@ pub use config::{Acks, ProducerConfig};
 pub use delivery::Delivery;
 pub use record::{Condition, ProducerRecord, RecordMetadata};
 
+use jangada_types::{ProducerEpoch, ProducerId};
+
 use crate::cluster::Cluster;
 use crate::error::ClientError;
 use driver::Driver;
@@ -82,12 +84,45 @@ impl Drop for Handle {
 
 impl Producer {
     pub(crate) fn start(cluster: Arc<Cluster>, config: ProducerConfig) -> Result<Self, ClientError> {
+        Self::start_as(cluster, config, None)
+    }
+
+    /// A producer whose records are parts of transactions of this id. It sends nothing before a transaction has [begun](Self::begin).
+    pub(crate) fn start_as(
+        cluster: Arc<Cluster>,
+        config: ProducerConfig,
+        transactional_id: Option<Arc<str>>,
+    ) -> Result<Self, ClientError> {
         config.check()?;
-        let shared = Arc::new(Shared::new(cluster, config));
+        let shared = Arc::new(Shared::new(cluster, config, transactional_id));
         tokio::spawn(Driver::new(shared.clone()).run());
         Ok(Self {
             handle: Arc::new(Handle { shared }),
         })
+    }
+
+    /// Begins a transaction under this id and epoch. Everything of the one before is settled or [discarded](Self::discard).
+    pub(crate) fn begin(&self, identity: (ProducerId, ProducerEpoch)) {
+        self.handle.shared.begin(identity);
+    }
+
+    /// Why the open transaction can only be aborted, if that is so.
+    pub(crate) fn failure(&self) -> Option<ClientError> {
+        self.handle.shared.failure()
+    }
+
+    /// Notes that the open transaction can only be aborted, and why. An earlier cause stays.
+    pub(crate) fn fail(&self, error: ClientError) {
+        let cause = match error {
+            ClientError::TransactionAborted { cause } => ClientError::clone(&cause),
+            error => error,
+        };
+        self.handle.shared.signals().failed.get_or_insert(cause);
+    }
+
+    /// Drops what is not settled, with this error.
+    pub(crate) async fn discard(&self, error: ClientError) {
+        self.handle.shared.discard(error).await;
     }
 
     /// Puts a record into its partition's batch. Waits while the buffer is full, and for metadata the first time that a

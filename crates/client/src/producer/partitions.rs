@@ -53,6 +53,13 @@ impl PartitionQueue {
     }
 }
 
+/// How a producer gathers records.
+#[derive(Clone, Copy)]
+pub(crate) struct Gathering<'a> {
+    pub config: &'a ProducerConfig,
+    pub is_transactional: bool,
+}
+
 pub(crate) struct TopicQueues {
     pub topic: Arc<TopicMetadata>,
     pub queues: Vec<Arc<PartitionQueue>>,
@@ -64,9 +71,9 @@ pub(crate) struct TopicQueues {
 
 impl TopicQueues {
     /// `turn` says with which partition records without a key begin.
-    pub fn new(topic: Arc<TopicMetadata>, config: &ProducerConfig, next_lane: &AtomicU64, turn: u64) -> Self {
+    pub fn new(topic: Arc<TopicMetadata>, gathering: Gathering<'_>, next_lane: &AtomicU64, turn: u64) -> Self {
         let topic_bytes = batch_limit(&topic);
-        let queues = queues(&topic, 0, (config, topic_bytes), next_lane);
+        let queues = queues(&topic, 0, (gathering, topic_bytes), next_lane);
         let turn = turn % queues.len().max(1) as u64;
         Self {
             topic,
@@ -77,9 +84,9 @@ impl TopicQueues {
     }
 
     /// The queues of a topic that got more partitions: those that there are, and new ones.
-    pub fn grown(&self, newest: Arc<TopicMetadata>, config: &ProducerConfig, next_lane: &AtomicU64) -> Self {
+    pub fn grown(&self, newest: Arc<TopicMetadata>, gathering: Gathering<'_>, next_lane: &AtomicU64) -> Self {
         let topic_bytes = batch_limit(&newest);
-        let added = queues(&newest, self.queues.len() as u32, (config, topic_bytes), next_lane);
+        let added = queues(&newest, self.queues.len() as u32, (gathering, topic_bytes), next_lane);
         Self {
             topic: newest,
             queues: self.queues.iter().cloned().chain(added).collect(),
@@ -167,17 +174,22 @@ impl TopicQueues {
 fn queues(
     topic: &Arc<TopicMetadata>,
     first: u32,
-    (config, topic_bytes): (&ProducerConfig, usize),
+    (gathering, topic_bytes): (Gathering<'_>, usize),
     next_lane: &AtomicU64,
 ) -> Vec<Arc<PartitionQueue>> {
+    let Gathering {
+        config,
+        is_transactional,
+    } = gathering;
     let batch_bytes = config.batch_bytes.min(topic_bytes);
+    let accumulator = || Accumulator::new(config.compression, batch_bytes).transactional(is_transactional);
     let topic_id = topic.id_bytes();
     let queue = |partition| PartitionQueue {
         lane: next_lane.fetch_add(1, Ordering::Relaxed),
         topic: topic.clone(),
         topic_id: topic_id.clone(),
         partition,
-        accumulator: Mutex::new(Accumulator::new(config.compression, batch_bytes)),
+        accumulator: Mutex::new(accumulator()),
         struggling: AtomicBool::new(false),
     };
     (first..topic.partitions.len() as u32)
@@ -217,7 +229,11 @@ mod tests {
             batch_bytes: 1024,
             ..ProducerConfig::default()
         };
-        TopicQueues::new(Arc::new(topic), &config, &AtomicU64::new(0), 0)
+        let gathering = Gathering {
+            config: &config,
+            is_transactional: false,
+        };
+        TopicQueues::new(Arc::new(topic), gathering, &AtomicU64::new(0), 0)
     }
 
     fn send(queues: &TopicQueues, record: ProducerRecord) -> u32 {

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use jangada_types::BatchBuilder;
+use jangada_types::{BatchBuilder, ProducerEpoch, ProducerId};
 use tokio::sync::{Notify, Semaphore, TryAcquireError, oneshot};
 use tokio::time::Instant;
 
 use super::accumulator::Appended;
 use super::config::{Acks, ProducerConfig};
 use super::delivery::{BatchReport, Delivery};
-use super::partitions::{PartitionQueue, TOPIC_LIMIT, TopicQueues};
+use super::partitions::{Gathering, PartitionQueue, TOPIC_LIMIT, TopicQueues};
 use super::record::{Condition, ProducerRecord};
 use crate::cluster::Cluster;
 use crate::error::ClientError;
@@ -21,6 +21,8 @@ use crate::metadata::{Image, TopicMetadata};
 pub(crate) struct Shared {
     pub cluster: Arc<Cluster>,
     pub config: ProducerConfig,
+    /// Set for a producer whose records are parts of transactions.
+    pub transactional_id: Option<Arc<str>>,
     /// Free bytes of the buffer. A record takes its size when it is sent; its batch gives all back when it is settled.
     buffer: Semaphore,
     topics: RwLock<BTreeMap<Arc<str>, Arc<TopicQueues>>>,
@@ -40,6 +42,12 @@ pub(crate) struct Signals {
     pub flushes: Vec<oneshot::Sender<Vec<Arc<BatchReport>>>>,
     /// Whether the driver wakes within the linger anyway, so that an opened batch need not wake it.
     pub will_look: bool,
+    /// The identity of the transaction that begins now.
+    pub identity: Option<(ProducerId, ProducerEpoch)>,
+    /// Callers that want everything dropped which is not settled, with the error for it.
+    pub discards: Vec<(ClientError, oneshot::Sender<()>)>,
+    /// The first failure of the open transaction: it can only be aborted.
+    pub failed: Option<ClientError>,
     /// The error of later sends, once no more records are taken.
     pub ended: Option<ClientError>,
     /// Whether the driver is gone.
@@ -47,9 +55,10 @@ pub(crate) struct Signals {
 }
 
 impl Shared {
-    pub fn new(cluster: Arc<Cluster>, config: ProducerConfig) -> Self {
+    pub fn new(cluster: Arc<Cluster>, config: ProducerConfig, transactional_id: Option<Arc<str>>) -> Self {
         Self {
             cluster,
+            transactional_id,
             buffer: Semaphore::new(config.buffer_bytes),
             config,
             topics: RwLock::default(),
@@ -62,6 +71,11 @@ impl Shared {
     pub async fn send(&self, record: ProducerRecord, condition: Option<Condition>) -> Result<Delivery, ClientError> {
         if condition.is_some() {
             self.check_condition(&record, condition)?;
+        }
+        if self.transactional_id.is_some()
+            && let Some(error) = self.failure()
+        {
+            return Err(error);
         }
         let headers = record
             .headers
@@ -93,6 +107,44 @@ impl Shared {
             topic = self.topic_for(&record.topic, size).await?;
             self.reserve(size).await?;
         }
+    }
+
+    fn gathering(&self) -> Gathering<'_> {
+        Gathering {
+            config: &self.config,
+            is_transactional: self.transactional_id.is_some(),
+        }
+    }
+
+    /// Why the open transaction can only be aborted, if that is so.
+    pub fn failure(&self) -> Option<ClientError> {
+        let failed = self.signals().failed.clone()?;
+        Some(ClientError::TransactionAborted {
+            cause: Arc::new(failed),
+        })
+    }
+
+    /// Begins a transaction: what is sent from now on is part of it. Everything of the one before is settled.
+    pub fn begin(&self, identity: (ProducerId, ProducerEpoch)) {
+        let mut signals = self.signals();
+        signals.identity = Some(identity);
+        signals.failed = None;
+    }
+
+    /// Drops everything that is not settled, with this error, and waits until it is done. What is under way to a broker may still arrive
+    /// there.
+    pub async fn discard(&self, error: ClientError) {
+        let (done, waiting) = oneshot::channel();
+        {
+            let mut signals = self.signals();
+            if signals.stopped {
+                return;
+            }
+            signals.discards.push((error, done));
+        }
+        self.wake.notify_one();
+        // A driver that ends meanwhile has settled everything.
+        let _ = waiting.await;
     }
 
     fn check_condition(&self, record: &ProducerRecord, condition: Option<Condition>) -> Result<(), ClientError> {
@@ -159,7 +211,7 @@ impl Shared {
         };
         // A concurrent call may have replaced the topic's queues.
         if Arc::ptr_eq(place, known) {
-            *place = Arc::new(known.grown(newest, &self.config, &self.next_lane));
+            *place = Arc::new(known.grown(newest, self.gathering(), &self.next_lane));
         }
     }
 
@@ -178,7 +230,7 @@ impl Shared {
         }
         // Producers that start together should not all begin with the same partition.
         let turn = self.cluster.env.random.number();
-        let fresh = || Arc::new(TopicQueues::new(metadata, &self.config, &self.next_lane, turn));
+        let fresh = || Arc::new(TopicQueues::new(metadata, self.gathering(), &self.next_lane, turn));
         Ok(topics.entry(name.clone()).or_insert_with(fresh).clone())
     }
 

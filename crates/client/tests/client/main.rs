@@ -14,3 +14,5 @@ mod produce;
 mod produce_changes;
 mod produce_faults;
 mod queue_consumers;
+mod table;
+mod transactions;

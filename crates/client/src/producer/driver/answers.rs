@@ -59,6 +59,10 @@ impl Driver {
 
     fn on_failure(&mut self, id: u64, ticket: Ticket, broker: BrokerId, failure: Failure) {
         let Some(state) = self.lanes.get_mut(&id) else { return };
+        if self.shared.transactional_id.is_some() && !state.lane.is_current(ticket) {
+            // Of a transaction that was given up.
+            return;
+        }
         let queue = state.queue.clone();
         tracing::debug!(
             topic = %queue.topic.name, partition = queue.partition, %broker, reason = ?failure.reason, definite = failure.definite,
@@ -150,7 +154,8 @@ impl Driver {
                 error: error.clone(),
             });
         }
-        self.report(batch, Err(error));
+        self.report(batch, Err(error.clone()));
+        self.fail_transaction(&error);
     }
 
     /// Handles that another producer continues under this one's id.
@@ -166,6 +171,10 @@ impl Driver {
         };
         let queue = state.queue.clone();
         state.lane.answer(ticket, Answer::Retry);
+        if self.shared.transactional_id.is_some() {
+            // The coordinator tells whether another process has the id, or the transaction's time was over.
+            return self.fail_transaction(&fenced(true, &queue));
+        }
         self.fail(&fenced(true, &queue), |queue| Some(fenced(false, queue)));
     }
 }

@@ -86,7 +86,11 @@ impl Driver {
             self.report(batch, Err(error));
         }
         if let Some((records, error)) = given_up {
-            self.shared.cluster.notices.publish(&Notice::GivenUp { records, error });
+            self.shared.cluster.notices.publish(&Notice::GivenUp {
+                records,
+                error: error.clone(),
+            });
+            self.fail_transaction(&error);
         }
         self.pump(id);
     }

@@ -20,6 +20,7 @@ mod lane_state;
 mod links;
 mod refresh;
 mod timers;
+mod transaction;
 
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -74,6 +75,8 @@ pub(crate) struct Driver {
     /// Whether any broker answered when metadata was asked for last.
     brokers_answer: bool,
     identity: Option<Identity>,
+    /// Whether the open transaction has failed: what is still sent in it is dropped.
+    failed: bool,
     /// Lanes that wait for an identity, for which a job is under way.
     awaiting_identity: Vec<u64>,
     next_correlation: u64,
@@ -103,6 +106,7 @@ impl Driver {
             refresh: Refresh::Idle { since: Instant::now() },
             brokers_answer: false,
             identity: None,
+            failed: false,
             awaiting_identity: Vec::new(),
             next_correlation: 0,
             next_generation: 0,
@@ -158,8 +162,13 @@ impl Driver {
 
     /// Takes the signals that the senders left.
     fn take_signals(&mut self) {
-        let (opened, filled, flushes, ended) = {
+        let (opened, filled, flushes, discards, ended) = {
             let mut signals = self.shared.signals();
+            if let Some((id, epoch)) = signals.identity.take() {
+                let generation = self.identity.map_or(0, |before| before.generation + 1);
+                self.identity = Some(Identity { generation, id, epoch });
+                self.failed = false;
+            }
             let opened = std::mem::take(&mut signals.opened);
             signals.will_look =
                 self.timers.is_lingering() || (!opened.is_empty() && !self.shared.config.linger.is_zero());
@@ -167,9 +176,15 @@ impl Driver {
                 opened,
                 std::mem::take(&mut signals.filled),
                 std::mem::take(&mut signals.flushes),
+                std::mem::take(&mut signals.discards),
                 signals.ended.is_some(),
             )
         };
+        for (error, done) in discards {
+            self.discard(&error);
+            // The caller may have gone.
+            let _ = done.send(());
+        }
         let now = Instant::now();
         for (at, queue) in opened {
             let id = queue.lane;
@@ -258,6 +273,9 @@ impl Driver {
         let linger = self.shared.config.linger;
         loop {
             let Some(state) = self.lanes.get_mut(&id) else { return };
+            if self.failed {
+                return self.discard_lane(id);
+            }
             if state.parked.is_some() || state.blocked_until.is_some_and(|until| until > now) {
                 return;
             }
@@ -274,6 +292,9 @@ impl Driver {
                 {
                     return;
                 }
+                // Its transaction gives the identity before anything is sent in it.
+                Step::Identify if self.shared.transactional_id.is_some() => return,
+                Step::Renumber(_) if self.shared.transactional_id.is_some() => return self.lose_transaction(id),
                 Step::Identify => return self.await_identity(id, None),
                 Step::Renumber(stale) => match self.identity.filter(|newest| newest.generation > stale.generation) {
                     Some(newest) => state.lane.renumber(newest),
@@ -379,6 +400,7 @@ impl Driver {
             expected_end_offset,
             expected_key_offset,
             records: None,
+            transactional_id: self.shared.transactional_id.as_deref().unwrap_or_default().to_owned(),
             ..Default::default()
         };
         link.send(request, Outstanding { lane: id, ticket }, now);
@@ -456,6 +478,7 @@ impl Driver {
         for batch in queued {
             self.report(batch, Err(error.clone()));
         }
+        self.fail_transaction(error);
     }
 
     /// Reports a batch's outcome and frees its room in the buffer.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jangada_coordinator::{
-    Answer, Assignor, CommitRequest, Config, HeartbeatRequest, Image, Leader, Now, OffsetCommit, PartitionSet,
-    Rejection, Step, Subscription, TopicPartition, TopicTable,
+    Answer, Assignor, CommitRequest, Config, EndStagedRequest, HeartbeatRequest, Image, Leader, Now, OffsetCommit,
+    PartitionSet, Rejection, StageRequest, Step, Subscription, TopicPartition, TopicTable, require_stable,
 };
 use jangada_proto::v1;
 use jangada_types::{LeaderEpoch, Offset, Reason, TopicId};
@@ -137,6 +137,13 @@ impl Groups {
                 other => panic!("a shard reads no rows: {other:?}"),
             }
         }
+    }
+
+    /// Ends a transaction in a group.
+    pub fn end_staged(&mut self, request: EndStagedRequest) {
+        let now = now(self.began);
+        let step = self.leader.end_staged(&self.image, request, now);
+        assert_eq!(self.carry_out(step), Ok(Answer::Ended));
     }
 
     fn set(&self, set: &PartitionSet) -> Vec<(TopicId, Vec<u32>)> {
@@ -285,9 +292,24 @@ impl Broker {
         self.coordinate(
             |groups| Some(&mut groups.commit_faults),
             |state| {
+                let transaction = match &wire.transaction {
+                    Some(transaction) => match state.join_group(transaction, &wire.group) {
+                        Ok(transaction) => Some(transaction),
+                        Err(error) => return Err(Rejection::new(error.reason, "as scripted")),
+                    },
+                    None => None,
+                };
                 let groups = state.groups();
                 let now = now(groups.began);
-                let step = groups.leader.commit(&groups.image, request, now);
+                let step = match transaction {
+                    Some(transaction) => {
+                        let commit = request;
+                        groups
+                            .leader
+                            .stage_offsets(&groups.image, StageRequest { commit, transaction }, now)
+                    }
+                    None => groups.leader.commit(&groups.image, request, now),
+                };
                 if let Err(rejection) = groups.carry_out(step) {
                     groups.refused.push(rejection.reason);
                     return Err(rejection);
@@ -441,6 +463,15 @@ impl v1::group_service_server::GroupService for Broker {
             |groups| Some(&mut groups.fetch_faults),
             |state| {
                 let groups = state.groups();
+                let wanted: Vec<_> = wire
+                    .partitions
+                    .iter()
+                    .cloned()
+                    .map(|wanted| partition(Some(wanted)))
+                    .collect();
+                if let Some(group) = groups.image.group(&wire.group).filter(|_| wire.require_stable) {
+                    require_stable(&wire.group, group, &wanted)?;
+                }
                 let offsets = wire.partitions.into_iter().map(|wanted| {
                     let found = partition(Some(wanted.clone()));
                     let offset = groups.committed(&wire.group, found.topic, found.partition.get());

@@ -51,6 +51,20 @@ impl Broker {
             Some(Fault::Cut) => return Fate::Cut,
             _ => {}
         }
+        if !request.transactional_id.is_empty() {
+            let header = BatchHeader::parse(&request.batch).expect("a batch");
+            assert!(header.attributes.is_transactional(), "the batch says so itself");
+            let producer = (header.producer_id.get(), header.producer_epoch.get().into());
+            let name = state.named(&target.topic_id, String::new()).expect("it is led");
+            let place = (name, target.partition);
+            match state.join(&request.transactional_id, producer) {
+                Ok(partitions) => {
+                    partitions.insert(place);
+                }
+                Err(error) => return refuse(error),
+            }
+        }
+        let partition = state.led_by(self.id, target).expect("it is led");
         let appended = partition.append(&request.batch);
         let log_start_offset = partition.log_start;
         match fault {
@@ -75,14 +89,9 @@ impl Broker {
     }
 
     /// The next response of a fetch, if there is something to send.
-    fn fetch_one(
-        &self,
-        target: &v1::TopicPartition,
-        offset: i64,
-        max_bytes: usize,
-    ) -> Result<Option<v1::FetchResponse>, Error> {
+    fn fetch_one(&self, start: &v1::FetchStreamStart, offset: i64) -> Result<Option<v1::FetchResponse>, Error> {
         let mut state = self.shared.lock();
-        let partition = state.led_by(self.id, target)?;
+        let partition = state.led_by(self.id, start.partition.as_ref().expect("a partition"))?;
         let high_watermark = partition.high_watermark();
         if offset < partition.log_start || offset > high_watermark {
             let error = Error::definite(Reason::OffsetOutOfRange).with("offset", offset);
@@ -93,10 +102,21 @@ impl Broker {
                 .with("log_start_offset", partition.log_start)
                 .with("high_watermark", high_watermark));
         }
-        let batches = partition.read(offset, max_bytes);
+        let is_committed = start.isolation != i32::from(v1::Isolation::Uncommitted);
+        let end = if is_committed {
+            partition.last_stable_offset()
+        } else {
+            high_watermark
+        };
+        let batches = partition.read(offset, end, start.max_bytes as usize);
         let Some(last) = batches.last() else { return Ok(None) };
         let response = v1::FetchResponse {
             next_offset: last_offset(last) + 1,
+            last_stable_offset: partition.last_stable_offset(),
+            aborted: match is_committed && start.aborted_list {
+                true => partition.aborted(offset, last_offset(last) + 1),
+                false => Vec::new(),
+            },
             batches: Bytes::from(batches.concat()),
             records: Vec::new(),
             high_watermark,
@@ -114,7 +134,6 @@ impl Broker {
         mut grants: Streaming<v1::FetchStreamRequest>,
         answers: mpsc::Sender<Result<v1::FetchStreamResponse, Status>>,
     ) {
-        let target = start.partition.expect("a partition");
         let mut offset = start.offset;
         let mut credit = start.credit_bytes as i64;
         let mut changes = self.shared.changes.subscribe();
@@ -122,7 +141,7 @@ impl Broker {
             self.thaw().await;
             changes.mark_unchanged();
             let fetched = if credit > 0 {
-                self.fetch_one(&target, offset, start.max_bytes as usize)
+                self.fetch_one(&start, offset)
             } else {
                 Ok(None)
             };
@@ -232,7 +251,10 @@ impl v1::log_service_server::LogService for Broker {
         let partition = state.led_by(self.id, &target).map_err(|error| error.status())?;
         let offset = match request.position.expect("a position") {
             Position::Earliest(_) => partition.log_start,
-            Position::Latest(_) => partition.high_watermark(),
+            Position::Latest(_) if request.isolation == i32::from(v1::Isolation::Uncommitted) => {
+                partition.high_watermark()
+            }
+            Position::Latest(_) => partition.last_stable_offset(),
             Position::TimestampMs(_) => -1,
         };
         let leader_epoch = partition.epoch;

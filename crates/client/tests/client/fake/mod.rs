@@ -7,6 +7,7 @@ mod group;
 mod log;
 mod partition;
 mod queue;
+mod transaction;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -26,6 +27,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 pub use group::{Event, GroupFault, Groups};
 pub use partition::Partition;
 pub use queue::{Opened, Queue};
+pub use transaction::{EndFault, Transactions};
 
 /// The fault of the next batch that a partition is sent.
 #[derive(Clone, Debug)]
@@ -79,7 +81,10 @@ impl Error {
             Reason::TopicExists => Code::AlreadyExists,
             Reason::OffsetOutOfRange => Code::OutOfRange,
             Reason::PartitionBusy => Code::ResourceExhausted,
-            Reason::NotReady | Reason::LeaderNotAvailable => Code::Unavailable,
+            Reason::NotReady
+            | Reason::LeaderNotAvailable
+            | Reason::ConcurrentTransactions
+            | Reason::UnstableOffsets => Code::Unavailable,
             Reason::QuorumTimeout => Code::DeadlineExceeded,
             _ => Code::FailedPrecondition,
         }
@@ -151,6 +156,7 @@ pub struct State {
     pub fetched_bytes: usize,
     groups: Groups,
     pub queue: Queue,
+    pub transactions: Transactions,
 }
 
 impl State {
@@ -277,6 +283,9 @@ impl Cluster {
                 .add_service(v1::log_service_server::LogServiceServer::new(broker.clone()))
                 .add_service(v1::queue_service_server::QueueServiceServer::new(broker.clone()))
                 .add_service(v1::group_service_server::GroupServiceServer::new(broker.clone()))
+                .add_service(v1::transaction_service_server::TransactionServiceServer::new(
+                    broker.clone(),
+                ))
                 .add_service(v1::admin_service_server::AdminServiceServer::new(broker))
                 .serve_with_incoming(listener)
                 .await
@@ -379,6 +388,12 @@ impl Cluster {
             }
         }
         drop(state);
+        self.state.changed();
+    }
+
+    /// Ends the open transaction of an id, as its coordinator does by itself when the time is over.
+    pub fn time_out(&self, id: &str) {
+        self.state().end(id, false);
         self.state.changed();
     }
 

@@ -1,10 +1,10 @@
 //! A partition: its log, and its check of sequences.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use bytes::{Bytes, BytesMut};
 use jangada_proto::v1;
-use jangada_types::batch::{decode_records, set_position};
+use jangada_types::batch::{EndMarker, decode_records, set_position};
 use jangada_types::{BatchError, BatchHeader, BatchLimits, LeaderEpoch, Offset, Reason, Sequence};
 
 use super::{Error, Fault};
@@ -27,6 +27,10 @@ pub struct Partition {
     /// Headers of all batches that came, appended or not.
     pub attempts: Vec<BatchHeader>,
     producers: HashMap<i64, Producer>,
+    /// The first offsets of open transactions, by producer.
+    open: BTreeMap<i64, i64>,
+    /// Aborted transactions: producer, first offset, offset of the marker.
+    aborted: Vec<(i64, i64, i64)>,
 }
 
 struct Producer {
@@ -56,6 +60,8 @@ impl Partition {
             faults: VecDeque::new(),
             attempts: Vec::new(),
             producers: HashMap::new(),
+            open: BTreeMap::new(),
+            aborted: Vec::new(),
         }
     }
 
@@ -93,14 +99,58 @@ impl Partition {
                 .push_back((header.base_sequence, header.last_sequence(), base_offset));
             producer.last.keep_last(5);
         }
-        let mut stored = BytesMut::from(&batch[..]);
-        set_position(&mut stored, Offset(base_offset), LeaderEpoch(self.epoch));
-        self.batches.push(stored.freeze());
+        if header.attributes.is_transactional() {
+            self.open.entry(header.producer_id.get()).or_insert(base_offset);
+        }
+        self.store(batch);
         Ok(Appended {
             base_offset,
             last_offset: base_offset + i64::from(header.last_offset_delta),
             duplicate: false,
         })
+    }
+
+    fn store(&mut self, batch: &Bytes) {
+        let mut stored = BytesMut::from(&batch[..]);
+        set_position(&mut stored, Offset(self.high_watermark()), LeaderEpoch(self.epoch));
+        self.batches.push(stored.freeze());
+    }
+
+    /// Ends a producer's transaction.
+    pub fn end(&mut self, marker: &EndMarker) {
+        let at = self.high_watermark();
+        let id = marker.producer_id.get();
+        let first = self.open.remove(&id);
+        if let Some(first) = first.filter(|_| !marker.commit) {
+            self.aborted.push((id, first, at));
+        }
+        if let Some(producer) = self.producers.get_mut(&id) {
+            *producer = Producer {
+                epoch: marker.producer_epoch.get(),
+                next: Sequence(0),
+                last: VecDeque::new(),
+            };
+        }
+        self.store(&marker.build(0));
+    }
+
+    /// The end for who reads committed.
+    pub fn last_stable_offset(&self) -> i64 {
+        let first = self.open.values().min().copied();
+        first.unwrap_or_else(|| self.high_watermark())
+    }
+
+    /// The aborted transactions that have records in these offsets.
+    pub fn aborted(&self, from: i64, to: i64) -> Vec<v1::AbortedTransaction> {
+        let among = self
+            .aborted
+            .iter()
+            .filter(|(_, first, marker)| *first < to && *marker >= from);
+        let wire = among.map(|(producer_id, first_offset, _)| v1::AbortedTransaction {
+            producer_id: *producer_id,
+            first_offset: *first_offset,
+        });
+        wire.collect()
     }
 
     /// Judges a batch. `Some`: it is in the log already, at this offset.
@@ -153,11 +203,15 @@ impl Partition {
         self.producers.clear();
     }
 
-    /// Batches from the one with this offset on, as many as fit but at least one.
-    pub fn read(&self, offset: i64, max_bytes: usize) -> Vec<Bytes> {
+    /// Batches from the one with this offset on and below `end`, as many as fit but at least one.
+    pub fn read(&self, offset: i64, end: i64, max_bytes: usize) -> Vec<Bytes> {
         let mut read = Vec::new();
         let mut bytes = 0;
-        for batch in self.batches.iter().filter(|batch| last_offset(batch) >= offset) {
+        for batch in self
+            .batches
+            .iter()
+            .filter(|batch| last_offset(batch) >= offset && last_offset(batch) < end)
+        {
             bytes += batch.len();
             if !read.is_empty() && bytes > max_bytes {
                 break;
@@ -171,6 +225,7 @@ impl Partition {
         let records = self
             .batches
             .iter()
+            .filter(|batch| !header(batch).attributes.is_control())
             .flat_map(|batch| decode_records(batch, 1 << 24).expect("whole"));
         records
             .map(|record| String::from_utf8(record.value.expect("a value").to_vec()).expect("text"))

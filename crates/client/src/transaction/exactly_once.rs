@@ -1,0 +1,261 @@
+//! Consume, transform, produce: each record that is read takes effect once, in the records that are made of it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jangada_types::Reason;
+use tokio::time::{Instant, timeout_at};
+
+use super::{TransactionOutcome, TransactionalProducer};
+use crate::consumer::{ConsumedRecord, StartAt};
+use crate::error::ClientError;
+use crate::group::{Finished, GroupConsumer, OffsetCommit, TopicPartition};
+use crate::producer::ProducerRecord;
+
+/// How much one transaction of [`TransactionalProducer::process`] takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExactlyOnceOptions {
+    /// Most records that are read in one transaction. Default: 10,000.
+    pub records_max: usize,
+    /// How long records are gathered for a transaction, from the first one on: longer ones cost less and are seen later. Default:
+    /// 100 ms, Kafka Streams' `commit.interval.ms` with exactly-once.
+    pub interval: Duration,
+}
+
+impl Default for ExactlyOnceOptions {
+    fn default() -> Self {
+        Self {
+            records_max: 10_000,
+            interval: Duration::from_millis(100),
+        }
+    }
+}
+
+/// What one transaction of [`TransactionalProducer::process`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Processed {
+    /// Number of records that were read; 0: the transaction was aborted, and they come again.
+    pub read: usize,
+    /// Number of records that were made of them.
+    pub made: usize,
+}
+
+/// What was read of one partition in a transaction.
+struct Part {
+    /// The ownership under which it was read.
+    owned: Finished,
+    /// The first offset that was read, where reading goes on after an abort.
+    first: i64,
+    /// The position behind the last one.
+    next: i64,
+    leader_epoch: Option<u32>,
+}
+
+#[derive(Default)]
+struct Gathered {
+    records: Vec<ConsumedRecord>,
+    parts: BTreeMap<TopicPartition, Part>,
+}
+
+impl Gathered {
+    /// Takes records of one partition. False: the partition was given up and came back meanwhile, so that somebody else may have what was
+    /// read before.
+    fn take(&mut self, consumer: &GroupConsumer, records: Vec<ConsumedRecord>) -> bool {
+        let (Some(first), Some(last)) = (records.first(), records.last()) else {
+            return true;
+        };
+        let Some(partition) = consumer.owned_as(&first.topic, first.partition) else {
+            return false;
+        };
+        let Some(owned) = consumer.ownership(&partition) else {
+            return false;
+        };
+        let next = consumer
+            .position(&first.topic, first.partition)
+            .unwrap_or(last.offset + 1);
+        let leader_epoch = last.leader_epoch;
+        let part = self.parts.entry(partition).or_insert_with(|| Part {
+            owned: owned.clone(),
+            first: first.offset,
+            next,
+            leader_epoch,
+        });
+        if !part.owned.is(&owned) {
+            return false;
+        }
+        (part.next, part.leader_epoch) = (next, leader_epoch);
+        self.records.extend(records);
+        true
+    }
+
+    /// Whether all of it is still owned as it was read.
+    fn is_owned(&self, consumer: &GroupConsumer) -> bool {
+        let is_owned = |(partition, part): (&TopicPartition, &Part)| {
+            consumer.ownership(partition).is_some_and(|owned| owned.is(&part.owned))
+        };
+        self.parts.iter().all(is_owned)
+    }
+
+    fn offsets(&self) -> Vec<OffsetCommit> {
+        let offsets = self.parts.iter().map(|(partition, part)| OffsetCommit {
+            leader_epoch: part.leader_epoch,
+            ..OffsetCommit::new(partition.clone(), part.next)
+        });
+        offsets.collect()
+    }
+
+    /// Lets the consumer read all of it again, as far as it is still its own. A partition that was given up begins at the committed offset
+    /// wherever it is read next.
+    async fn read_again(&self, consumer: &mut GroupConsumer) -> Result<(), ClientError> {
+        for (partition, part) in &self.parts {
+            if consumer.ownership(partition).is_some_and(|owned| owned.is(&part.owned)) {
+                let at = StartAt::Offset(part.first);
+                consumer.seek(&partition.topic, partition.partition, at).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl TransactionalProducer {
+    /// One round of consume, transform, produce: reads records for a while, makes others of them, and commits those together with the
+    /// group's offsets. Call it in a loop. Each record that is read takes effect once, as long as what `transform` does besides making
+    /// records does not matter: after an abort it is called again with the same records.
+    ///
+    /// A transaction that cannot be committed is aborted, and its records come again: when partitions moved meanwhile, or its time was
+    /// over. A commit without an answer is resolved.
+    ///
+    /// The consumer needs [`CommitMode::Manual`](crate::CommitMode::Manual), and reads committed records (the default) if those that write
+    /// to its topics are to be seen once, too.
+    ///
+    /// # Errors
+    /// The consumer's errors; what `transform` returns, after the transaction was aborted; [`ClientError::ProducerFenced`] when another
+    /// process has the transactional id: this one must end. [`ClientError::Unavailable`], [`ClientError::TransactionUnknown`]: call it again.
+    ///
+    /// ```no_run
+    /// # async fn example(client: jangada_client::Client) -> Result<(), jangada_client::ClientError> {
+    /// use jangada_client::{
+    ///     ClientError, CommitMode, ExactlyOnceOptions, GroupConfig, ProducerRecord, TransactionOptions, TransactionalProducer,
+    /// };
+    ///
+    /// let mut config = GroupConfig::new("upper", ["words"]);
+    /// config.commit = CommitMode::Manual;
+    /// let mut consumer = client.group_consumer(config)?;
+    /// // An id for each process.
+    /// let mut producer = TransactionalProducer::open(&client, "upper-1", TransactionOptions::default()).await?;
+    /// loop {
+    ///     let transform = async |records: &[jangada_client::ConsumedRecord]| {
+    ///         let upper = records.iter().filter_map(|record| record.value.as_ref()).map(|value| {
+    ///             ProducerRecord::new("shouts").with_value(value.to_ascii_uppercase())
+    ///         });
+    ///         Ok::<_, ClientError>(upper.collect())
+    ///     };
+    ///     producer.process(&mut consumer, ExactlyOnceOptions::default(), transform).await?;
+    /// }
+    /// # }
+    /// ```
+    pub async fn process<E: From<ClientError>>(
+        &mut self,
+        consumer: &mut GroupConsumer,
+        options: ExactlyOnceOptions,
+        transform: impl AsyncFnOnce(&[ConsumedRecord]) -> Result<Vec<ProducerRecord>, E>,
+    ) -> Result<Processed, E> {
+        const NOTHING: Processed = Processed { read: 0, made: 0 };
+        if !consumer.commits_by_hand() {
+            let text = "the group's offsets are committed by transactions: use CommitMode::Manual".to_owned();
+            return Err(ClientError::Config(text).into());
+        }
+        let mut gathered = Gathered::default();
+        if !gather(consumer, options, &mut gathered).await? {
+            gathered.read_again(consumer).await?;
+            return Ok(NOTHING);
+        }
+        let transaction = match self.begin().await {
+            Ok(transaction) => transaction,
+            Err(error) => {
+                gathered.read_again(consumer).await?;
+                return Err(error.into());
+            }
+        };
+        let done = async {
+            let made = match transform(&gathered.records).await {
+                Ok(made) => made,
+                Err(error) => return Ok(Err(error)),
+            };
+            let count = made.len();
+            for record in made {
+                // Its delivery is the commit's.
+                drop(transaction.send(record).await?);
+            }
+            let group = consumer.metadata();
+            transaction.commit_offsets(&group, &gathered.offsets()).await?;
+            Ok::<_, ClientError>(Ok(count))
+        };
+        let failed = match done.await {
+            Ok(Ok(made)) => Ok(made),
+            Ok(Err(error)) => Err(Some(error)),
+            Err(error) if comes_again(&error) => Err(None),
+            Err(error) => Err(Some(error.into())),
+        };
+        let made = match failed {
+            Ok(made) => made,
+            Err(error) => {
+                let aborted = transaction.abort().await;
+                gathered.read_again(consumer).await?;
+                aborted?;
+                return error.map_or(Ok(NOTHING), Err);
+            }
+        };
+        let read = gathered.records.len();
+        let outcome = match transaction.commit().await {
+            Ok(_) => TransactionOutcome::Committed,
+            Err(ClientError::TransactionUnknown(_)) => self.resolve().await?,
+            Err(ClientError::TransactionAborted { .. } | ClientError::TransactionTimedOut(_)) => {
+                TransactionOutcome::Aborted
+            }
+            Err(error) => return Err(error.into()),
+        };
+        match outcome {
+            TransactionOutcome::Committed => Ok(Processed { read, made }),
+            TransactionOutcome::Aborted => {
+                gathered.read_again(consumer).await?;
+                Ok(NOTHING)
+            }
+        }
+    }
+}
+
+/// Whether the transaction failed in a way that the next one need not: its time was over, or partitions moved.
+fn comes_again(error: &ClientError) -> bool {
+    let is_over = matches!(
+        error,
+        ClientError::TransactionAborted { .. } | ClientError::TransactionTimedOut(_) | ClientError::MembershipLost(_)
+    );
+    is_over || error.reason() == Some(Reason::PartitionNotOwned)
+}
+
+/// Gathers records for a transaction: waits for the first, then takes what comes for a while. False: partitions moved meanwhile.
+async fn gather(
+    consumer: &mut GroupConsumer,
+    options: ExactlyOnceOptions,
+    gathered: &mut Gathered,
+) -> Result<bool, ClientError> {
+    let records_max = options.records_max.max(1);
+    let first = consumer.next_batch(records_max).await?;
+    let until = Instant::now() + options.interval;
+    let mut is_whole = gathered.take(consumer, first);
+    while is_whole && gathered.records.len() < records_max {
+        // A call that is dropped loses nothing.
+        let Ok(more) = timeout_at(until, consumer.next_batch(records_max - gathered.records.len())).await else {
+            break;
+        };
+        match more {
+            Ok(more) => is_whole = gathered.take(consumer, more),
+            Err(error) => {
+                gathered.read_again(consumer).await?;
+                return Err(error);
+            }
+        }
+    }
+    Ok(is_whole && gathered.is_owned(consumer))
+}
