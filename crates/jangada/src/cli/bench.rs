@@ -41,6 +41,11 @@ fn whole_seconds(text: &str) -> Result<u64, String> {
     }
 }
 
+/// The same; 0: not at all.
+fn whole_seconds_or_none(text: &str) -> Result<u64, String> {
+    Ok(wait(text)?.as_secs())
+}
+
 #[derive(Debug, Subcommand)]
 pub enum BenchCommand {
     /// Write records to a topic: throughput, or with --in-flight 1 the latency of one after the other
@@ -54,6 +59,9 @@ pub enum BenchCommand {
 
     /// Send messages to a queue and work on them along: rates, and the time from the scheduled send to the consumer
     Queue(QueueBench),
+
+    /// Write in transactions: the time of a commit beside that of a plain record, and throughput of both
+    Txn(TxnBench),
 
     /// Write batches to the store alone, without network or replication
     Store(StoreBench),
@@ -270,6 +278,48 @@ pub struct QueueBench {
 
     #[command(flatten)]
     pub cpu: CpuArgs,
+
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct TxnBench {
+    /// The topic; it must exist
+    #[arg(long, add = topics())]
+    pub topic: String,
+
+    /// Transactions whose times are measured, one after the other
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(0..=1 << 24))]
+    pub transactions: u64,
+
+    /// Records of each of them
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub records: u32,
+
+    /// Only the first so many partitions of the topic get records. Default: all
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub partitions: Option<u32>,
+
+    /// Each of them also commits an offset of this group, which must have no members
+    #[arg(long, value_name = "G")]
+    pub group: Option<String>,
+
+    /// Size of a record's value
+    #[arg(long, default_value_t = 1024, value_parser = bytes::<u32>(1..=1_000_000))]
+    pub record_bytes: u32,
+
+    /// How long each of the two measurements of throughput takes, up to a day: seconds, or with a unit. 0: none
+    #[arg(long = "duration", alias = "seconds", value_name = "DURATION", default_value = "10s", value_parser = whole_seconds_or_none)]
+    pub seconds: u64,
+
+    /// How long a transaction of the measurement of throughput is open
+    #[arg(long = "interval", value_name = "DURATION", default_value = "100ms", value_parser = milliseconds)]
+    pub interval_ms: u64,
+
+    /// The transactional id; whoever has it is fenced
+    #[arg(long, value_name = "ID", default_value = "jangada-bench")]
+    pub transactional_id: String,
 
     #[command(flatten)]
     pub output: OutputArgs,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use jangada_client::{OffsetReset, OnBadBatch};
+use jangada_client::{Isolation, OffsetReset, OnBadBatch};
 
 use super::parse::milliseconds_u32;
 use super::when::{FromArg, SinceArg, UntilArg};
@@ -20,7 +20,8 @@ Examples:
   jangada consume orders -p 0 --from 100 --until 200      offsets 100 to 199 of a partition
   jangada consume orders -e -f '%K %S %h\\n'               lengths of key and value, and headers
   jangada consume orders -e --value-as hex                bytes that are no text
-  jangada consume orders --group billing                  shares the partitions with the group's other members";
+  jangada consume orders --group billing                  shares the partitions with the group's other members
+  jangada consume prices --as-table -e -f '%k %v\n'       the newest value of each key";
 
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
@@ -96,6 +97,14 @@ pub struct ConsumeArgs {
     /// for more
     #[arg(short = 'e', long)]
     pub exit_at_end: bool,
+
+    /// Which records of transactions are read
+    #[arg(long, value_enum, default_value_t = IsolationArg::Committed)]
+    pub isolation: IsolationArg,
+
+    /// Print the newest record of each key, by key, without those that were deleted; then, unless --exit-at-end is given, each change
+    #[arg(long, conflicts_with_all = ["group", "from", "from_beginning", "last", "since", "until", "max"])]
+    pub as_table: bool,
 
     /// What to do at a batch that cannot be decoded
     #[arg(long, value_enum, default_value_t = OnBadBatchArg::Stop)]
@@ -183,6 +192,24 @@ impl ConsumeArgs {
     /// Whether this ends with what is there now, and waits for nothing that is still to be written.
     pub fn ends_now(&self) -> bool {
         self.exit_at_end || matches!(self.until, Some(UntilArg::Timestamp(_)))
+    }
+}
+
+/// Which records of transactions are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum IsolationArg {
+    /// Those of committed ones; what is behind an open one waits until it has ended
+    Committed,
+    /// All, those of open and aborted ones too
+    Uncommitted,
+}
+
+impl From<IsolationArg> for Isolation {
+    fn from(isolation: IsolationArg) -> Isolation {
+        match isolation {
+            IsolationArg::Committed => Isolation::Committed,
+            IsolationArg::Uncommitted => Isolation::Uncommitted,
+        }
     }
 }
 

@@ -13,6 +13,7 @@ mod queue;
 mod queue_messages;
 mod schedule;
 mod topic;
+mod txn;
 mod when;
 
 use clap::{Parser, Subcommand};
@@ -20,7 +21,7 @@ use clap_complete::Shell;
 
 pub use bench::{
     BenchCommand, ConsumeBench, CpuArgs, DiskBench, DiskMode, E2eBench, PayloadKind, ProduceBench, QueueBench,
-    QueueHalf, StoreBench,
+    QueueHalf, StoreBench, TxnBench,
 };
 pub use brokers_args::BrokersArgs;
 pub use cluster::{ClusterCommand, HealthArgs, PartitionCommand, RemoveArgs, ReplaceArgs, TransferArgs};
@@ -36,6 +37,7 @@ pub use queue_messages::{
 };
 pub use schedule::{CatchUpArg, ScheduleCommand, SchedulePutArgs};
 pub use topic::{AlterArgs, BeforeArg, CreateArgs, TopicCommand, TrimArgs};
+pub use txn::{TxnCommand, TxnListArgs};
 pub use when::{FromArg, UntilArg};
 
 /// Jangada: a partitioned log cluster, each partition replicated by its own Raft group.
@@ -111,6 +113,10 @@ pub enum Command {
     /// Show consumer groups and their lag, move or delete their offsets
     #[command(subcommand)]
     Group(GroupCommand),
+
+    /// Show transactions and the producers of partitions, abort a transaction
+    #[command(subcommand)]
+    Txn(TxnCommand),
 
     /// Show the cluster and its health, replace a broker
     #[command(subcommand)]

@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use jangada_client::{Acks, Codec, Condition};
 
-use super::parse::{delimiter, pair, separator};
+use super::parse::{delimiter, pair, seconds, separator};
 use super::when::TimeArg;
 use crate::complete::topics;
 use crate::text::encoding::Encoding;
@@ -19,7 +20,8 @@ Examples:
   jangada produce orders -k customer-7 --tombstone
   find . -print0 | jangada produce files -D '\\0'
   jangada consume orders -o jsonl --exit-at-end | jangada produce copy --format jsonl
-  echo 'v2' | jangada produce state -k config --expect-key-offset 41";
+  echo 'v2' | jangada produce state -k config --expect-key-offset 41
+  jangada produce orders --transactional-id import-1 < orders.txt";
 
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
@@ -99,6 +101,15 @@ pub struct ProduceArgs {
     /// How batches are compressed
     #[arg(short = 'z', long, value_enum, default_value_t = CompressionArg::None)]
     pub compression: CompressionArg,
+
+    /// Write all records in one transaction of this id: all of them are seen when the input has ended, or none. Whoever has the id is
+    /// fenced. More than --transaction-timeout from the first record on, and it is aborted
+    #[arg(long, value_name = "ID", conflicts_with_all = ["expect_end_offset", "expect_key_offset"])]
+    pub transactional_id: Option<String>,
+
+    /// How long the transaction may be open, such as 1min; a plain number is seconds
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = seconds, requires = "transactional_id")]
+    pub transaction_timeout: Duration,
 
     /// Write only if the partition ends at this offset, so that the record gets it. With several records each must get the
     /// offset after the one before it; they are written one by one

@@ -10,8 +10,8 @@ use std::time::Duration;
 use jangada_client::{ClientError, ConsumedRecord, Consumer, ConsumerConfig, OffsetReset, Skipped};
 use tokio::time::sleep;
 
-use super::consume_group;
 use super::consume_range::{Ends, Plan, matching};
+use super::{consume_group, consume_table};
 use crate::brokers::Brokers;
 use crate::cli::{ConsumeArgs, ConsumeOutput, UntilArg};
 use crate::connect::connect;
@@ -62,15 +62,14 @@ pub async fn run(brokers: &Brokers, args: &ConsumeArgs) -> Result<()> {
     if let Some(group) = &args.group.group {
         return consume_group::run(brokers, args, group).await;
     }
+    if args.as_table {
+        return consume_table::run(brokers, args).await;
+    }
     let printer = Printer::new(args)?;
     let client = connect(brokers).await?;
     let topics = matching(&client, args).await?;
     let plan = Plan::of(&client, args, &topics).await?;
-    let mut consumer = client.consumer(ConsumerConfig {
-        offset_reset: args.reset.map_or(OffsetReset::Error, OffsetReset::from),
-        on_bad_batch: args.on_bad_batch.into(),
-        ..ConsumerConfig::default()
-    })?;
+    let mut consumer = client.consumer(config(args))?;
     let partitions = plan.partitions.clone();
     consumer.assign(partitions).await?;
     // A user who asks for an end wants the records that are there now.
@@ -95,6 +94,16 @@ pub async fn run(brokers: &Brokers, args: &ConsumeArgs) -> Result<()> {
     }
     report_skipped(consumer.skipped());
     Ok(())
+}
+
+/// How a consumer without a group reads.
+pub fn config(args: &ConsumeArgs) -> ConsumerConfig {
+    ConsumerConfig {
+        offset_reset: args.reset.map_or(OffsetReset::Error, OffsetReset::from),
+        on_bad_batch: args.on_bad_batch.into(),
+        isolation: args.isolation.into(),
+        ..ConsumerConfig::default()
+    }
 }
 
 /// Prints the wanted records, of at most `left`; returns how many are left.

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use futures::future::{BoxFuture, try_join_all};
 use jangada_client::{
-    Client, CommitMode, ConsumedRecord, GroupConfig, GroupConsumer, GroupHandle, ListenerError, OffsetAt, OffsetReset,
-    PartitionPosition, RebalanceListener, StartPositions, TopicPartition,
+    Client, CommitMode, ConsumedRecord, GroupConfig, GroupConsumer, GroupHandle, Isolation, ListenerError, OffsetAt,
+    OffsetReset, PartitionPosition, RebalanceListener, StartPositions, TopicPartition,
 };
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -135,6 +135,7 @@ fn config(args: &ConsumeArgs, group: &str) -> Result<GroupConfig> {
     };
     config.out_of_range_reset = args.reset.map(OffsetReset::from);
     config.on_bad_batch = args.on_bad_batch.into();
+    config.isolation = args.isolation.into();
     config.commit = match args.group.commit {
         CommitArg::Before => CommitMode::Before,
         CommitArg::After => CommitMode::After {
@@ -262,6 +263,7 @@ struct Owner {
     client: Client,
     group: String,
     wants_ends: bool,
+    isolation: Isolation,
     ends: Mutex<BTreeMap<TopicPartition, i64>>,
     owned: Mutex<BTreeSet<TopicPartition>>,
     log: Option<File>,
@@ -277,6 +279,7 @@ impl Owner {
             client,
             group: args.group.group.clone().unwrap_or_default(),
             wants_ends: args.exit_at_end,
+            isolation: args.isolation.into(),
             ends: Mutex::default(),
             owned: Mutex::default(),
             log: args.group.ownership_log.as_ref().map(open).transpose()?,
@@ -336,7 +339,7 @@ impl RebalanceListener for Owner {
                 let ends = try_join_all(partitions.iter().map(|partition| async move {
                     let latest = self
                         .client
-                        .list_offsets(&partition.topic, partition.partition, OffsetAt::Latest)
+                        .list_offsets_as(&partition.topic, partition.partition, OffsetAt::Latest, self.isolation)
                         .await?;
                     Ok::<_, ListenerError>((partition.clone(), latest.offset.unwrap_or(0)))
                 }));

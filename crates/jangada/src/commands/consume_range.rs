@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use futures::future::try_join_all;
-use jangada_client::{Client, ClientError, Consumer, OffsetAt, StartAt};
+use jangada_client::{Client, ClientError, Consumer, Isolation, OffsetAt, StartAt};
 use regex::bytes::{Regex, RegexBuilder};
 
 use crate::cli::{ConsumeArgs, FromArg, UntilArg};
@@ -67,7 +67,7 @@ impl Plan {
         }
         let starts = wanted.into_iter().map(|(topic, partition)| async move {
             let start = match args.from() {
-                FromArg::Last(records) => last(client, &topic, partition, records).await?,
+                FromArg::Last(records) => last(client, &topic, partition, (records, args.isolation.into())).await?,
                 from => from.start().expect("all others need no look at the end"),
             };
             Ok::<_, ClientError>((topic, partition, start))
@@ -120,8 +120,16 @@ impl Plan {
 }
 
 /// The position so many records before the end, or the first one if there are fewer.
-async fn last(client: &Client, topic: &str, partition: u32, records: u64) -> std::result::Result<StartAt, ClientError> {
-    let list = async |at| Ok::<_, ClientError>(client.list_offsets(topic, partition, at).await?.offset.unwrap_or(0));
+async fn last(
+    client: &Client,
+    topic: &str,
+    partition: u32,
+    (records, isolation): (u64, Isolation),
+) -> std::result::Result<StartAt, ClientError> {
+    let list = async |at| {
+        let found = client.list_offsets_as(topic, partition, at, isolation).await?;
+        Ok::<_, ClientError>(found.offset.unwrap_or(0))
+    };
     let (first, end) = tokio::try_join!(list(OffsetAt::Earliest), list(OffsetAt::Latest))?;
     let records = i64::try_from(records).unwrap_or(i64::MAX);
     Ok(StartAt::Offset(end.saturating_sub(records).max(first)))

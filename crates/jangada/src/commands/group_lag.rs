@@ -5,7 +5,7 @@ use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use futures::future::try_join_all;
-use jangada_client::{Client, ClientError, CommittedOffset, GroupMember, OffsetAt, Reason, TopicPartition};
+use jangada_client::{Client, ClientError, CommittedOffset, GroupMember, Isolation, OffsetAt, Reason, TopicPartition};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
@@ -113,7 +113,10 @@ impl Lag {
 /// A partition's first offset, and its end, confirmed with a quorum.
 pub async fn bounds(client: &Client, partition: &TopicPartition) -> std::result::Result<(i64, i64), ClientError> {
     let list = async |at| {
-        let listed = client.list_offsets(&partition.topic, partition.partition, at).await?;
+        let (topic, partition) = (&partition.topic, partition.partition);
+        let listed = client
+            .list_offsets_as(topic, partition, at, Isolation::Uncommitted)
+            .await?;
         Ok::<_, ClientError>(listed.offset.unwrap_or(0))
     };
     tokio::try_join!(list(OffsetAt::Earliest), list(OffsetAt::Latest))

@@ -6,6 +6,7 @@ mod completion;
 mod consume;
 mod consume_group;
 mod consume_range;
+mod consume_table;
 mod dlq;
 mod down;
 mod group;
@@ -23,6 +24,7 @@ mod server;
 mod settings;
 mod topic;
 mod topic_bounds;
+mod txn;
 mod up;
 mod views;
 
@@ -59,6 +61,7 @@ async fn run_in_cluster(brokers: &Brokers, command: Command) -> Result<()> {
         Command::Produce(args) => produce::run(brokers, &args).await,
         Command::Consume(args) => consume::run(brokers, &args).await,
         Command::Group(command) => group::run(brokers, command).await,
+        Command::Txn(command) => txn::run(brokers, command).await,
         Command::Cluster(command) => cluster::run(brokers, command).await,
         Command::Partition(command) => partition::run(brokers, command).await,
         Command::Bench(command) => bench::run(brokers, command).await,

@@ -10,7 +10,8 @@ use std::path::Path;
 use bytes::Bytes;
 use indicatif::ProgressBar;
 use jangada_client::{
-    Acks, ClientError, Condition, Delivery, Producer, ProducerConfig, ProducerRecord, RecordMetadata,
+    Acks, ClientError, Condition, Delivery, Producer, ProducerConfig, ProducerRecord, RecordMetadata, Transaction,
+    TransactionOptions, TransactionOutcome, TransactionalProducer,
 };
 use jangada_types::limits::BATCH_BYTES_MAX;
 use tokio::fs::File;
@@ -58,7 +59,22 @@ pub async fn run(brokers: &Brokers, args: &ProduceArgs) -> Result<()> {
         compression: args.compression.into(),
         ..ProducerConfig::default()
     };
-    let producer = client.producer(config)?;
+    let mut transactional = None;
+    let sends = match &args.transactional_id {
+        None => Sends::Plain(client.producer(config)?),
+        Some(_) if acks == Acks::None => {
+            return Err(CliError::usage("a transaction needs answers: leave out --acks none"));
+        }
+        Some(id) => {
+            let options = TransactionOptions {
+                timeout: args.transaction_timeout,
+                producer: config,
+                ..TransactionOptions::default()
+            };
+            let producer = TransactionalProducer::open(&client, id.as_str(), options).await?;
+            Sends::InTransaction(transactional.insert(producer).begin().await?)
+        }
+    };
     let bar = progress::bytes(total, "sent");
     let mut work = Work {
         source,
@@ -72,7 +88,7 @@ pub async fn run(brokers: &Brokers, args: &ProduceArgs) -> Result<()> {
         parser,
         condition: args.condition(),
         last: None,
-        producer: producer.clone(),
+        sends,
         unanswered: VecDeque::new(),
         fate: match acks {
             Acks::Quorum => "acknowledged",
@@ -90,9 +106,79 @@ pub async fn run(brokers: &Brokers, args: &ProduceArgs) -> Result<()> {
         () = work.answer_all() => {}
         _ = ctrl_c() => return Err(CliError::new("interrupted again; what was not acknowledged may be written or not")),
     }
-    producer.close().await;
     work.bar.finish_and_clear();
-    work.verdict(ended)
+    let (sends, verdict) = work.verdict(ended);
+    match sends {
+        Sends::Plain(producer) => producer.close().await,
+        Sends::InTransaction(transaction) => {
+            let done = end(transaction, verdict.is_ok()).await;
+            return verdict.and(conclude(done, transactional).await);
+        }
+    }
+    verdict
+}
+
+/// Commits or aborts.
+async fn end(transaction: Transaction<'_>, commits: bool) -> std::result::Result<&'static str, ClientError> {
+    if commits {
+        transaction.commit().await?;
+        return Ok("the transaction is committed");
+    }
+    transaction.abort().await?;
+    Ok("the transaction is aborted: nothing of it will be seen")
+}
+
+/// Says how the transaction ended; asks once more if that is not known.
+async fn conclude(
+    ended: std::result::Result<&'static str, ClientError>,
+    producer: Option<TransactionalProducer>,
+) -> Result<()> {
+    let sentence = match (ended, producer) {
+        (Err(ClientError::TransactionUnknown(_)), Some(mut producer)) => match producer.resolve().await? {
+            TransactionOutcome::Committed => "the transaction is committed",
+            TransactionOutcome::Aborted => {
+                return Err(CliError::new("the transaction was aborted: nothing of it will be seen"));
+            }
+        },
+        (ended, _) => ended?,
+    };
+    note(sentence);
+    Ok(())
+}
+
+/// How records are sent.
+enum Sends<'p> {
+    Plain(Producer),
+    InTransaction(Transaction<'p>),
+}
+
+impl Sends<'_> {
+    async fn send(&self, record: ProducerRecord) -> std::result::Result<Delivery, ClientError> {
+        match self {
+            Self::Plain(producer) => producer.send(record).await,
+            Self::InTransaction(transaction) => transaction.send(record).await,
+        }
+    }
+
+    async fn send_if(
+        &self,
+        record: ProducerRecord,
+        condition: Condition,
+    ) -> std::result::Result<Delivery, ClientError> {
+        match self {
+            Self::Plain(producer) => producer.send_if(record, condition).await,
+            Self::InTransaction(_) => Err(ClientError::Config(
+                "a record of a transaction has no condition".to_owned(),
+            )),
+        }
+    }
+
+    async fn flush(&self) {
+        match self {
+            Self::Plain(producer) => producer.flush().await,
+            Self::InTransaction(transaction) => transaction.flush().await,
+        }
+    }
 }
 
 /// A source of lines, and its length if that is known.
@@ -118,11 +204,11 @@ struct Failure {
     error: ClientError,
 }
 
-struct Work {
+struct Work<'p> {
     source: Box<dyn AsyncRead + Send + Unpin>,
     splitter: LineSplitter,
     parser: Parser,
-    producer: Producer,
+    sends: Sends<'p>,
     /// The condition for the next record to be written.
     condition: Option<Condition>,
     /// The metadata of the last record, when there are conditions.
@@ -137,7 +223,7 @@ struct Work {
     bar: ProgressBar,
 }
 
-impl Work {
+impl<'p> Work<'p> {
     /// Sends the one record without a value, or the input.
     async fn send_all(&mut self, is_tombstone: bool) -> Result<()> {
         match is_tombstone {
@@ -206,7 +292,7 @@ impl Work {
             return self.send_if(number, record, condition).await;
         }
         let delivery = self
-            .producer
+            .sends
             .send(record)
             .await
             .map_err(|error| CliError::from(error).doing(format_args!("line {number}")))?;
@@ -224,7 +310,7 @@ impl Work {
 
     /// Sends a record with a condition, and waits for the answer: the next one's condition follows from it.
     async fn send_if(&mut self, number: u64, record: ProducerRecord, condition: Condition) -> Result<()> {
-        let sent = self.producer.send_if(record, condition).await;
+        let sent = self.sends.send_if(record, condition).await;
         let delivery = sent.map_err(|error| CliError::from(error).doing(format_args!("line {number}")))?;
         let outcome = delivery.await;
         if let Ok(metadata) = &outcome {
@@ -247,7 +333,7 @@ impl Work {
 
     /// Sends the records that are still gathered and waits for all answers.
     async fn answer_all(&mut self) {
-        self.producer.flush().await;
+        self.sends.flush().await;
         while let Some((line, delivery)) = self.unanswered.pop_front() {
             let outcome = delivery.await;
             self.settle(line, outcome);
@@ -263,24 +349,40 @@ impl Work {
     }
 
     /// Succeeds only if all input was read and every record was acknowledged.
-    fn verdict(self, ended: Result<()>) -> Result<()> {
-        let (acknowledged, fate) = (self.acknowledged, self.fate);
-        let because = |error: CliError| error.doing(format_args!("{acknowledged} records were {fate}, then"));
-        if let Some(Failure { line, error }) = self.failure {
-            return Err(because(CliError::from(error).doing(format_args!("line {line}"))));
-        }
-        ended.map_err(because)?;
-        let at = match self.last {
-            Some(RecordMetadata {
-                partition,
-                offset: Some(offset),
-                ..
-            }) => format!("; the last one has offset {offset} in partition {partition}"),
-            _ => String::new(),
-        };
-        note(&format!("{acknowledged} records were {fate}{at}"));
-        Ok(())
+    fn verdict(self, ended: Result<()>) -> (Sends<'p>, Result<()>) {
+        let Work {
+            sends,
+            acknowledged,
+            fate,
+            failure,
+            last,
+            ..
+        } = self;
+        (sends, verdict(ended, (acknowledged, fate), failure, last))
     }
+}
+
+fn verdict(
+    ended: Result<()>,
+    (acknowledged, fate): (u64, &'static str),
+    failure: Option<Failure>,
+    last: Option<RecordMetadata>,
+) -> Result<()> {
+    let because = |error: CliError| error.doing(format_args!("{acknowledged} records were {fate}, then"));
+    if let Some(Failure { line, error }) = failure {
+        return Err(because(CliError::from(error).doing(format_args!("line {line}"))));
+    }
+    ended.map_err(because)?;
+    let at = match last {
+        Some(RecordMetadata {
+            partition,
+            offset: Some(offset),
+            ..
+        }) => format!("; the last one has offset {offset} in partition {partition}"),
+        _ => String::new(),
+    };
+    note(&format!("{acknowledged} records were {fate}{at}"));
+    Ok(())
 }
 
 /// The condition for the next record when one was written at this offset.

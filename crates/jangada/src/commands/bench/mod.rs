@@ -16,6 +16,7 @@ mod queue;
 mod report;
 mod schedule;
 mod store;
+mod txn;
 
 use crate::brokers::Brokers;
 use crate::cli::BenchCommand;
@@ -31,6 +32,7 @@ pub async fn run(brokers: &Brokers, command: BenchCommand) -> Result<()> {
         }
         BenchCommand::Consume(args) => args.output.show(&consume::run(brokers, &args).await?),
         BenchCommand::Queue(args) => args.output.show(&queue::run(brokers, &args).await?),
+        BenchCommand::Txn(args) => args.output.show(&txn::run(brokers, &args).await?),
         BenchCommand::E2e(args) => args.output.show(&e2e::run(brokers, &args).await?),
         // Nothing else runs on this thread, so it may block.
         BenchCommand::Store(args) => args.output.show(&store::run(&args)?),
