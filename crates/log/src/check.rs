@@ -7,6 +7,7 @@ use jangada_types::BatchHeader;
 use jangada_types::batch::EndMarker;
 
 use crate::command::PartitionCommand;
+use crate::compaction::{Form, Original};
 use crate::transactions::Marker;
 
 /// Checks a command and its batch.
@@ -15,7 +16,7 @@ use crate::transactions::Marker;
 /// What is wrong with it.
 pub(crate) fn check_command(command: &EncodedCommand) -> Result<(), String> {
     match PartitionCommand::decode_head(command.head()).map_err(|error| error.to_string())? {
-        PartitionCommand::AdvanceLogStart { .. } => Ok(()),
+        PartitionCommand::AdvanceLogStart { .. } | PartitionCommand::AdvanceHorizon { .. } => Ok(()),
         PartitionCommand::QueueOps(_) => Slots::check_ops(command.body()).map_err(|error| error.to_string()),
         PartitionCommand::Append { .. } => check_plain(command.body()).map(drop),
         PartitionCommand::AppendMarked { marks, .. } => {
@@ -43,7 +44,44 @@ pub(crate) fn check_command(command: &EncodedCommand) -> Result<(), String> {
             }
         }
         PartitionCommand::Marker { marker, .. } => check_marker(command.body(), &marker),
+        PartitionCommand::CompactedAppend { original, .. } => check_compacted(&original, command.body()),
+        PartitionCommand::EmptiedAppend { original, remains } => check_form(&original, &remains.header()),
     }
+}
+
+/// A batch of which compaction has left some records.
+fn check_compacted(original: &Original, batch: &Bytes) -> Result<(), String> {
+    let header = check_batch(batch)?;
+    let are_fewer = header.record_count > 0 && header.record_count <= header.last_offset_delta;
+    match are_fewer && matches!(original.form, Form::Plain(_) | Form::Transactional { .. }) {
+        true => check_form(original, &header),
+        false => Err("its batch is not what compaction leaves".to_owned()),
+    }
+}
+
+/// Whether what is left of a command could be applied as the command that it was.
+fn check_form(original: &Original, header: &BatchHeader) -> Result<(), String> {
+    let attributes = header.attributes;
+    let fits = match &original.form {
+        Form::Marker { end, seq } => {
+            let is_named = end.producer_id.is_some() && end.producer_epoch.get() >= 0 && *seq > 0;
+            attributes.is_control() && is_named && header.last_offset_delta == 0
+        }
+        Form::Transactional { seq } => {
+            attributes.is_transactional() && !attributes.is_control() && header.producer_id.is_some() && *seq > 0
+        }
+        Form::Plain(_) | Form::Marked { .. } => !attributes.is_transactional() && !attributes.is_control(),
+    };
+    let is_whole = header.last_offset_delta >= 0 && (attributes.is_control() || has_sequence(header));
+    match fits && is_whole {
+        true => Ok(()),
+        false => Err("what is left of it is not what compaction leaves".to_owned()),
+    }
+}
+
+fn has_sequence(header: &BatchHeader) -> bool {
+    let has_sequence = header.producer_epoch.get() >= 0 && header.base_sequence.get() >= 0;
+    has_sequence || !header.producer_id.is_some()
 }
 
 /// The batch of an append without a transaction. A header alone asks what became of a batch, whatever that was.
@@ -69,9 +107,8 @@ fn check_marker(batch: &Bytes, marker: &Marker) -> Result<(), String> {
 fn check_batch(batch: &Bytes) -> Result<BatchHeader, String> {
     let header = BatchHeader::parse(batch).map_err(|error| error.to_string())?;
     let is_whole = header.total_size() == batch.len() && header.last_offset_delta >= 0;
-    let has_sequence = header.producer_epoch.get() >= 0 && header.base_sequence.get() >= 0;
     let is_whole = is_whole && !header.attributes.is_control();
-    match is_whole && (has_sequence || !header.producer_id.is_some()) {
+    match is_whole && has_sequence(&header) {
         true => Ok(header),
         false => Err("its batch is not what a leader takes".to_owned()),
     }

@@ -15,7 +15,12 @@
 //! 8 TxnAppend            now i64 | expiration i64 | seq u64                                             batch
 //! 9 Marker               now i64 | expiration i64 | producer id i64, epoch i16 | coordinator epoch i32
 //!                        | seq u64 | flags u8 (1: the transaction was committed)                        the control batch
+//! 10 CompactedAppend     original kind u8 | original size u32 | the original's                           batch with fewer records
+//! 11 EmptiedAppend       original kind u8 | original size u32 | the original's, without marks | header     none
+//! 12 AdvanceHorizon      up to i64 | now i64                                                            none
 //! ```
+//!
+//! Kinds 10 and 11 are never proposed: compaction writes them in the place of appends and markers ([`compaction`](crate::compaction)).
 //!
 //! Ids: 0 there are none, and nothing of them follows; 1 there are; 2 there are, and those that are too old are deleted.
 //!
@@ -25,9 +30,11 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use jangada_machine::EncodedCommand;
 use jangada_queue::{Carry, Fire, IdWindow, Marks, QueueOps, ScheduleCommand};
+use jangada_types::feature_level::COMPACTION_FEATURE_LEVEL;
 use jangada_types::frame::malformed;
 use jangada_types::{CodecError, FEATURE_LEVEL, Offset};
 
+use crate::compaction::{Original, Remains};
 use crate::condition::Conditions;
 use crate::transactions::{MARKER_LEN, Marker};
 
@@ -61,11 +68,17 @@ pub enum PartitionCommandKind {
     TxnAppend = 8,
     /// Ends a transaction.
     Marker = 9,
+    /// An append of whose batch compaction has left some records.
+    CompactedAppend = 10,
+    /// An append, or a marker, of whose batch compaction has left no record.
+    EmptiedAppend = 11,
+    /// Lets tombstones below an offset go.
+    AdvanceHorizon = 12,
 }
 
 impl PartitionCommandKind {
     /// All kinds, by rising byte.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::Append,
         Self::AdvanceLogStart,
         Self::ConditionalAppend,
@@ -75,6 +88,9 @@ impl PartitionCommandKind {
         Self::Schedule,
         Self::TxnAppend,
         Self::Marker,
+        Self::CompactedAppend,
+        Self::EmptiedAppend,
+        Self::AdvanceHorizon,
     ];
 
     /// The kind's byte in the head.
@@ -89,10 +105,11 @@ impl PartitionCommandKind {
             Self::ConditionalAppend => 3,
             Self::QueueOps | Self::AppendMarked | Self::Carry | Self::Schedule => 7,
             Self::TxnAppend | Self::Marker => 8,
+            Self::CompactedAppend | Self::EmptiedAppend | Self::AdvanceHorizon => COMPACTION_FEATURE_LEVEL,
         }
     }
 
-    fn of_byte(byte: u8) -> Option<Self> {
+    pub(crate) fn of_byte(byte: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.byte() == byte)
     }
 }
@@ -190,6 +207,27 @@ pub enum PartitionCommand {
         /// The control batch that says so to readers.
         batch: Bytes,
     },
+    /// An append of whose batch compaction has left some records.
+    CompactedAppend {
+        /// What it was.
+        original: Original,
+        /// The batch with those records.
+        batch: Bytes,
+    },
+    /// An append, or a marker, of whose batch compaction has left no record.
+    EmptiedAppend {
+        /// What it was.
+        original: Original,
+        /// What its batch was, as far as apply looks at it.
+        remains: Remains,
+    },
+    /// Let tombstones go that every replica has compacted.
+    AdvanceHorizon {
+        /// Tombstones below this offset may go; the horizon never moves back.
+        upto: Offset,
+        /// The leader's clock when it proposed, milliseconds since the Unix epoch. For people: nothing goes by it.
+        now_ms: i64,
+    },
 }
 
 /// A message is appended with the change.
@@ -219,6 +257,9 @@ impl PartitionCommand {
             Self::Schedule { .. } => PartitionCommandKind::Schedule,
             Self::TxnAppend { .. } => PartitionCommandKind::TxnAppend,
             Self::Marker { .. } => PartitionCommandKind::Marker,
+            Self::CompactedAppend { .. } => PartitionCommandKind::CompactedAppend,
+            Self::EmptiedAppend { .. } => PartitionCommandKind::EmptiedAppend,
+            Self::AdvanceHorizon { .. } => PartitionCommandKind::AdvanceHorizon,
         }
     }
 
@@ -283,15 +324,7 @@ impl PartitionCommand {
                 head.put_i64(now_ms);
                 head.put_i64(expiration_ms);
                 conditions.encode(&mut head);
-                head.put_u8(match ids {
-                    None => 0,
-                    Some(found) if found.window.forgets => 2,
-                    Some(_) => 1,
-                });
-                if let Some(IdFinding { window, term }) = ids {
-                    head.put_u64(window.window_ms);
-                    head.put_u64(term);
-                }
+                encode_ids(ids, &mut head);
                 marks.encode(true, &mut head);
                 EncodedCommand::new(&head, batch)
             }
@@ -335,6 +368,30 @@ impl PartitionCommand {
                 marker.encode(&mut out);
                 EncodedCommand::new(&head, batch)
             }
+            Self::CompactedAppend { original, batch } => {
+                let mut head = BytesMut::with_capacity(4 * HEAD_LEN);
+                head.put_u8(VERSION);
+                head.put_u8(kind.byte());
+                original.encode(&mut head);
+                EncodedCommand::new(&head, batch)
+            }
+            Self::EmptiedAppend { original, remains } => {
+                let mut head = BytesMut::with_capacity(6 * HEAD_LEN);
+                head.put_u8(VERSION);
+                head.put_u8(kind.byte());
+                original.encode(&mut head);
+                remains.encode(&mut head);
+                EncodedCommand::new(&head, Bytes::new())
+            }
+            Self::AdvanceHorizon { upto, now_ms } => {
+                let mut head = [0; HEAD_LEN];
+                let mut out = &mut head[..];
+                out.put_u8(VERSION);
+                out.put_u8(kind.byte());
+                out.put_i64(upto.get());
+                out.put_i64(now_ms);
+                EncodedCommand::new(&head, Bytes::new())
+            }
         }
     }
 
@@ -350,11 +407,12 @@ impl PartitionCommand {
             | Self::Carry { batch, .. }
             | Self::Schedule { batch, .. }
             | Self::TxnAppend { batch, .. }
-            | Self::Marker { batch, .. } => {
+            | Self::Marker { batch, .. }
+            | Self::CompactedAppend { batch, .. } => {
                 *batch = command.into_body();
             }
             Self::QueueOps(ops) => *ops = QueueOps::decode(command.body())?,
-            Self::AdvanceLogStart { .. } => {}
+            Self::AdvanceLogStart { .. } | Self::EmptiedAppend { .. } | Self::AdvanceHorizon { .. } => {}
         }
         Ok(decoded)
     }
@@ -442,7 +500,40 @@ impl PartitionCommand {
                 marker: Marker::decode(WHAT, &mut input)?,
                 batch: Bytes::new(),
             }),
+            PartitionCommandKind::CompactedAppend => Ok(Self::CompactedAppend {
+                original: whole(Original::decode(&mut input)?, input)?,
+                batch: Bytes::new(),
+            }),
+            PartitionCommandKind::EmptiedAppend => {
+                let original = Original::decode(&mut input)?;
+                let remains = whole(Remains::decode(&mut input)?, input)?;
+                Ok(Self::EmptiedAppend { original, remains })
+            }
+            PartitionCommandKind::AdvanceHorizon => Ok(Self::AdvanceHorizon {
+                upto: Offset(input.try_get_i64().map_err(short)?),
+                now_ms: input.try_get_i64().map_err(short)?,
+            }),
         }
+    }
+}
+
+/// What was decoded, if nothing is left.
+fn whole<T>(decoded: T, rest: &[u8]) -> Result<T, CodecError> {
+    match rest.is_empty() {
+        true => Ok(decoded),
+        false => Err(malformed(WHAT, "bytes follow what compaction has left")),
+    }
+}
+
+pub(crate) fn encode_ids(ids: Option<IdFinding>, head: &mut impl BufMut) {
+    head.put_u8(match ids {
+        None => 0,
+        Some(found) if found.window.forgets => 2,
+        Some(_) => 1,
+    });
+    if let Some(IdFinding { window, term }) = ids {
+        head.put_u64(window.window_ms);
+        head.put_u64(term);
     }
 }
 
@@ -455,7 +546,7 @@ fn decode_schedule(input: &mut &[u8]) -> Option<(ScheduleCommand, Marks)> {
     Some((change, marks))
 }
 
-fn decode_ids(input: &mut &[u8]) -> Result<Option<IdFinding>, CodecError> {
+pub(crate) fn decode_ids(input: &mut &[u8]) -> Result<Option<IdFinding>, CodecError> {
     let short = |_| malformed(WHAT, "it ends in what was found of its ids");
     match input.try_get_u8().map_err(short)? {
         0 => Ok(None),

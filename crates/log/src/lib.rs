@@ -18,12 +18,14 @@
 //! - `producers`: the idempotent producers, which batch of theirs is next, and which transactions of theirs are open.
 //! - [`transactions`]: what is replicated of transactions.
 //! - [`condition`]: what a batch may expect of the log.
+//! - [`compaction`]: what is left of a log of which only the last record of each key is wanted.
 //! - [`tables`]: rows of the partition beside its state: their declarations and encodings.
 //! - [`leader`]: what the replica that leads decides beside what is replicated.
 //! - [`question`]: whether a batch was appended before.
 
 mod check;
 pub mod command;
+pub mod compaction;
 pub mod condition;
 pub mod leader;
 mod producers;

@@ -41,6 +41,8 @@ pub enum PartitionReply {
         /// What the readers are told, if it was aborted.
         aborted: Option<AbortedTransaction>,
     },
+    /// Tombstones below this offset may go now.
+    Horizon(Offset),
 }
 
 /// Why a batch was not appended.

@@ -19,6 +19,7 @@ use jangada_types::{BatchHeader, CodecError, LeaderEpoch, LogPosition, Offset, P
 
 use crate::check;
 use crate::command::{IdFinding, PartitionCommand};
+use crate::compaction::{Form, Original, Remains};
 use crate::condition::{ConditionFailed, Conditions};
 use crate::producers::{Ending, Producers, Verdict};
 use crate::reply::{PartitionReply, Refusal};
@@ -28,11 +29,12 @@ use crate::transactions::{AbortedTransaction, Marker, OpenTransaction, ProducerS
 const STATE_VERSION: u8 = 1;
 /// That of a partition which has, or had, queues: the slots follow.
 const STATE_VERSION_WITH_SLOTS: u8 = 2;
-/// That of a partition which has, or had, transactions: it says which sections follow.
+/// That of a partition which has, or had, transactions, or tombstones that may go: it says which sections follow.
 const STATE_VERSION_WITH_SECTIONS: u8 = 3;
 /// The sections of version 3, as bits.
 const HAS_SLOTS: u8 = 1;
 const HAS_TRANSACTIONS: u8 = 2;
+const HAS_HORIZON: u8 = 4;
 /// Far beyond what can be written, and far from where adding a batch would overflow.
 const OFFSET_MAX: Offset = Offset(1 << 60);
 /// Silent producers are looked for after so many appends.
@@ -47,6 +49,8 @@ pub struct PartitionState {
     retained_bytes: u64,
     appends: u64,
     producers: Producers,
+    /// Tombstones below it may go from the log: every replica has compacted the log up to there.
+    clean_horizon: Offset,
     slots: Slots,
     /// There was a transaction in this log, whether or not anything of it is left.
     has_transactions: bool,
@@ -58,13 +62,34 @@ struct Incoming {
     header: BatchHeader,
     /// Size of the batch in bytes when it was appended, whatever of it is left.
     size_bytes: u32,
+    /// Size of what is left of it, which no state depends on.
+    stored_bytes: u32,
 }
 
 impl Incoming {
     fn of(batch: &Bytes) -> Self {
+        let size_bytes = u32::try_from(batch.len()).expect("a batch is at most 8 MiB");
         Self {
             header: BatchHeader::parse(batch).expect("the leader checked or made the batch before it proposed it"),
-            size_bytes: u32::try_from(batch.len()).expect("a batch is at most 8 MiB"),
+            size_bytes,
+            stored_bytes: size_bytes,
+        }
+    }
+
+    /// Of a batch of which compaction has left some records.
+    fn compacted(original: &Original, batch: &Bytes) -> Self {
+        Self {
+            size_bytes: original.size_bytes,
+            ..Self::of(batch)
+        }
+    }
+
+    /// Of a batch of which compaction has left none.
+    fn emptied(original: &Original, remains: &Remains) -> Self {
+        Self {
+            header: remains.header(),
+            size_bytes: original.size_bytes,
+            stored_bytes: 0,
         }
     }
 }
@@ -79,6 +104,7 @@ impl Default for PartitionState {
             retained_bytes: 0,
             appends: 0,
             producers: Producers::default(),
+            clean_horizon: Offset(0),
             slots: Slots::default(),
             has_transactions: false,
         }
@@ -124,6 +150,11 @@ impl PartitionState {
     /// Bytes of the batches from log start to end.
     pub fn retained_bytes(&self) -> u64 {
         self.retained_bytes
+    }
+
+    /// The offset below which compaction may take tombstones: every replica has compacted the log up to there.
+    pub fn clean_horizon(&self) -> Offset {
+        self.clean_horizon
     }
 
     /// The slots of the partition's queues.
@@ -188,12 +219,47 @@ impl PartitionState {
                 batch,
             } => {
                 let (incoming, times) = (Incoming::of(batch), (*now_ms, *expiration_ms));
-                if self.slots.iter().next().is_some() {
-                    return (Refusal::LogHasQueues.into(), None);
-                }
                 self.append(at, &incoming, times, &Conditions::default(), None, Some(*seq))
             }
             PartitionCommand::Marker { marker, batch } => self.end(at, marker, &Incoming::of(batch), effects),
+            PartitionCommand::CompactedAppend { original, batch } => {
+                self.apply_again(at, original, &Incoming::compacted(original, batch))
+            }
+            PartitionCommand::EmptiedAppend { original, remains } => {
+                self.apply_again(at, original, &Incoming::emptied(original, remains))
+            }
+            PartitionCommand::AdvanceHorizon { upto, .. } => {
+                self.clean_horizon = self.clean_horizon.max((*upto).min(self.next_offset));
+                (PartitionReply::Horizon(self.clean_horizon), None)
+            }
+        }
+    }
+
+    /// Applies what compaction has left of a command, as the original was applied.
+    fn apply_again(
+        &mut self,
+        at: LogPosition,
+        original: &Original,
+        incoming: &Incoming,
+    ) -> (PartitionReply, Option<IndexEntry>) {
+        let times = (original.now_ms, original.expiration_ms);
+        match &original.form {
+            Form::Plain(conditions) => self.append(at, incoming, times, conditions, None, None),
+            Form::Transactional { seq } => self.append(at, incoming, times, &Conditions::default(), None, Some(*seq)),
+            // No record of an aborted transaction is left where its marker went, so readers need not be told of it.
+            Form::Marker { .. } => {
+                let marker = original.marker().expect("it is one");
+                self.end(at, &marker, incoming, &mut Effects::default())
+            }
+            Form::Marked { conditions, ids } => {
+                let appended = self.append(at, incoming, times, conditions, ids.as_ref(), None);
+                assert!(
+                    appended.1.is_none(),
+                    "the batch with marks at index {} was emptied, and that of one that takes offsets never is",
+                    at.index
+                );
+                appended
+            }
         }
     }
 
@@ -206,6 +272,9 @@ impl PartitionState {
         ids: Option<&IdFinding>,
         transaction: Option<u64>,
     ) -> (PartitionReply, Option<IndexEntry>) {
+        if transaction.is_some() && self.slots.iter().next().is_some() {
+            return (Refusal::LogHasQueues.into(), None);
+        }
         let header = &incoming.header;
         self.count_append(now_ms, expiration_ms);
         if header.producer_id.is_some() {
@@ -296,7 +365,11 @@ impl PartitionState {
 
     /// Gives a batch its offsets.
     fn place(&mut self, at: LogPosition, incoming: &Incoming) -> IndexEntry {
-        let Incoming { header, size_bytes } = incoming;
+        let Incoming {
+            header,
+            size_bytes,
+            stored_bytes,
+        } = incoming;
         let base_offset = self.next_offset;
         let last_offset = Offset(base_offset.get() + i64::from(header.last_offset_delta));
         assert!(
@@ -314,7 +387,9 @@ impl PartitionState {
             epoch: epoch_of(at.term),
             max_timestamp_ms: header.max_timestamp,
             running_max_timestamp_ms: self.running_max_timestamp_ms,
-            size_bytes: *size_bytes,
+            size_bytes: *stored_bytes,
+            original_bytes: *size_bytes,
+            offsets_before: 0,
         }
     }
 
@@ -450,27 +525,34 @@ impl Machine for PartitionState {
 
     /// `version u8 | next offset i64 | log start i64 | running maximum of timestamps i64 | retained bytes u64 | appends
     /// u64 | producers`, and of version 2 the slots. Only a partition that has or had queues is of version 2. Of version 3, which only one
-    /// that has or had transactions is, `sections u8` stand before the producers, and behind them the transactions and the slots, as far
-    /// as they are among the sections.
+    /// that has or had transactions is, or a horizon, `sections u8` stand before the producers, and behind them the transactions, the
+    /// horizon i64 and the slots, as far as they are among the sections.
     fn snapshot(&self) -> Bytes {
-        let (has_slots, has_transactions) = (!self.slots.is_unused(), self.has_transactions);
+        let section = |is_there, section| if is_there { section } else { 0 };
+        let sections = section(!self.slots.is_unused(), HAS_SLOTS)
+            | section(self.has_transactions, HAS_TRANSACTIONS)
+            | section(self.clean_horizon > Offset(0), HAS_HORIZON);
+        let version = match sections {
+            0 => STATE_VERSION,
+            HAS_SLOTS => STATE_VERSION_WITH_SLOTS,
+            _ => STATE_VERSION_WITH_SECTIONS,
+        };
         let mut out = BytesMut::with_capacity(64);
-        out.put_u8(match (has_transactions, has_slots) {
-            (true, _) => STATE_VERSION_WITH_SECTIONS,
-            (false, true) => STATE_VERSION_WITH_SLOTS,
-            (false, false) => STATE_VERSION,
-        });
+        out.put_u8(version);
         out.put_i64(self.next_offset.get());
         out.put_i64(self.log_start.get());
         out.put_i64(self.running_max_timestamp_ms);
         out.put_u64(self.retained_bytes);
         out.put_u64(self.appends);
-        if has_transactions {
-            out.put_u8(HAS_TRANSACTIONS | if has_slots { HAS_SLOTS } else { 0 });
+        if version == STATE_VERSION_WITH_SECTIONS {
+            out.put_u8(sections);
         }
         self.producers.encode(&mut out);
-        if has_transactions {
+        if sections & HAS_TRANSACTIONS != 0 {
             self.producers.encode_transactions(&mut out);
+        }
+        if sections & HAS_HORIZON != 0 {
+            out.put_i64(self.clean_horizon.get());
         }
         self.slots.encode(&mut out);
         out.freeze()
@@ -493,6 +575,7 @@ impl Machine for PartitionState {
             retained_bytes: input.try_get_u64().map_err(damaged)?,
             appends: input.try_get_u64().map_err(damaged)?,
             producers: Producers::default(),
+            clean_horizon: Offset(0),
             slots: Slots::default(),
             has_transactions: false,
         };
@@ -501,7 +584,7 @@ impl Machine for PartitionState {
             STATE_VERSION_WITH_SLOTS => HAS_SLOTS,
             _ => input.try_get_u8().map_err(damaged)?,
         };
-        if sections & !(HAS_SLOTS | HAS_TRANSACTIONS) != 0 {
+        if sections & !(HAS_SLOTS | HAS_TRANSACTIONS | HAS_HORIZON) != 0 {
             return Err(RestoreError(format!(
                 "a partition's state has the sections {sections}; this build does not know all of them"
             )));
@@ -509,10 +592,16 @@ impl Machine for PartitionState {
         let has_transactions = sections & HAS_TRANSACTIONS != 0;
         state.has_transactions = has_transactions;
         state.producers = Producers::decode(&mut input, has_transactions)?;
+        let has_horizon = sections & HAS_HORIZON != 0;
+        if has_horizon {
+            state.clean_horizon = Offset(input.try_get_i64().map_err(damaged)?);
+        }
         // What is said to be there is used, so each state has one form.
         let has_slots = sections & HAS_SLOTS != 0;
         let is_sound = input.is_empty() != has_slots
-            && has_transactions == (version == STATE_VERSION_WITH_SECTIONS)
+            && (has_transactions || has_horizon) == (version == STATE_VERSION_WITH_SECTIONS)
+            && has_horizon == (state.clean_horizon > Offset(0))
+            && state.clean_horizon <= state.next_offset
             && state.log_start >= Offset(0)
             && state.log_start <= state.next_offset
             && state.last_stable_offset() <= state.next_offset

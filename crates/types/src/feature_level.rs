@@ -19,6 +19,10 @@ pub const GROUP_LAG_FEATURE_LEVEL: u32 = 7;
 /// The first level that knows transactions: their batches and markers in partitions, and their coordinator.
 pub const TRANSACTIONS_FEATURE_LEVEL: u32 = 8;
 
+/// The first level that knows compaction by key: the topic setting `cleanup.policy=compact`, and logs of which records were taken.
+pub const COMPACTION_FEATURE_LEVEL: u32 = 8;
+
+const _: () = assert!(COMPACTION_FEATURE_LEVEL <= FEATURE_LEVEL);
 const _: () = assert!(TRANSACTIONS_FEATURE_LEVEL <= FEATURE_LEVEL);
 const _: () = assert!(GROUP_LAG_FEATURE_LEVEL <= FEATURE_LEVEL);
 const _: () = assert!(BATCH_CHECKS_FEATURE_LEVEL <= FEATURE_LEVEL);

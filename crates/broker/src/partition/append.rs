@@ -311,6 +311,7 @@ impl Partition {
             | PartitionReply::CarryRefused(_)
             | PartitionReply::Scheduled
             | PartitionReply::ScheduleRefused(_)
+            | PartitionReply::Horizon(_)
             | PartitionReply::Ended { .. } => {
                 unreachable!("not the reply to a batch")
             }

@@ -106,6 +106,8 @@ mod tests {
                 max_timestamp_ms: *timestamp,
                 running_max_timestamp_ms: running,
                 size_bytes: 100,
+                original_bytes: 100,
+                offsets_before: 0,
             }
         });
         rows.collect()
@@ -117,7 +119,7 @@ mod tests {
             Op::Row(RowChange::Put {
                 table: &OFFSET_INDEX,
                 key: key.to_vec().into(),
-                value: value.to_vec().into(),
+                value: value.as_ref().to_vec().into(),
             })
         });
         store.write(GROUP, ops.collect(), Durability::Lazy, None);

@@ -84,7 +84,10 @@ impl Desk {
                 | PartitionCommand::AppendMarked { .. }
                 | PartitionCommand::Carry { .. }
                 | PartitionCommand::TxnAppend { .. }
-                | PartitionCommand::Marker { .. },
+                | PartitionCommand::Marker { .. }
+                | PartitionCommand::CompactedAppend { .. }
+                | PartitionCommand::EmptiedAppend { .. }
+                | PartitionCommand::AdvanceHorizon { .. },
                 _,
             ) => return,
         }

@@ -328,7 +328,8 @@ impl machine::Leader for Leader {
             | PartitionReply::CarryRefused(_)
             | PartitionReply::Scheduled
             | PartitionReply::ScheduleRefused(_)
-            | PartitionReply::Ended { .. } => {
+            | PartitionReply::Ended { .. }
+            | PartitionReply::Horizon(_) => {
                 unreachable!("not the reply to a new log start")
             }
         }

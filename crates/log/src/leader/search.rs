@@ -133,7 +133,7 @@ impl Search {
                 return Ok(true);
             }
             self.to = Offset(row.last_offset.get() + 1);
-            self.dropped_bytes += u64::from(row.size_bytes);
+            self.dropped_bytes += u64::from(row.original_bytes);
         }
         Ok(self.to >= self.end)
     }
@@ -145,7 +145,7 @@ impl Search {
             Cut::Retention { oldest_ms, keep_bytes } => {
                 let stay = self
                     .retained_bytes
-                    .saturating_sub(self.dropped_bytes + u64::from(row.size_bytes));
+                    .saturating_sub(self.dropped_bytes + u64::from(row.original_bytes));
                 if self.is_held(row) {
                     return false;
                 }

@@ -7,10 +7,11 @@
 //!
 //! A row follows from the log: whoever applies a marker has applied, or got with a checkpoint, where its transaction began.
 
+use bytes::Bytes;
 use jangada_machine::Effects;
 use jangada_types::table::row::{RowReader, RowWriter};
 use jangada_types::table::{CutOff, KeyForm, number_of};
-use jangada_types::{Offset, ProducerId, RowError, Table, TableId};
+use jangada_types::{Offset, ProducerId, RowChange, RowError, Table, TableId};
 
 use super::offset_index::key_of;
 use crate::transactions::AbortedTransaction;
@@ -34,6 +35,14 @@ impl AbortedTransaction {
         value.put(&self.first.get().to_le_bytes());
         value.put(&self.stable_after.get().to_le_bytes());
         (key_of(self.marker), value.finish())
+    }
+
+    /// The change that takes the row out of the table that a marker at this offset has added.
+    pub fn deletion(marker: Offset) -> RowChange {
+        RowChange::Delete {
+            table: &ABORTED,
+            key: Bytes::copy_from_slice(&key_of(marker)),
+        }
     }
 
     /// Puts the row into the table.

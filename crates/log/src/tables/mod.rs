@@ -2,6 +2,7 @@
 //! of its queues are of the crate `queue`.
 
 pub mod aborted;
+pub mod cleaned;
 pub mod key_rows;
 pub mod offset_index;
 
@@ -9,8 +10,9 @@ use jangada_queue::tables::{IDS, MARKS};
 use jangada_types::Table;
 
 pub use self::aborted::ABORTED;
+pub use self::cleaned::CLEANED;
 pub use self::key_rows::KEY_INDEX;
 pub use self::offset_index::{IndexEntry, OFFSET_INDEX};
 
 /// All of them.
-pub static TABLES: [&Table; 5] = [&OFFSET_INDEX, &KEY_INDEX, &MARKS, &IDS, &ABORTED];
+pub static TABLES: [&Table; 6] = [&OFFSET_INDEX, &KEY_INDEX, &MARKS, &IDS, &ABORTED, &CLEANED];

@@ -6,11 +6,14 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use jangada_log::compaction::{Form, Original, Remains};
 use jangada_log::{
-    ConditionFailed, Conditions, IndexEntry, KeyFinding, PartitionCommand, PartitionCommandKind, PartitionReply,
-    PartitionState, Refusal,
+    ConditionFailed, Conditions, IdFinding, IndexEntry, KeyFinding, PartitionCommand, PartitionCommandKind,
+    PartitionReply, PartitionState, Refusal,
 };
 use jangada_machine::{Effects, EncodedCommand, Machine};
+use jangada_queue::IdWindow;
+use jangada_types::batch::{Attributes, EndMarker};
 pub use jangada_types::replicated::hex;
 use jangada_types::replicated::{Seeds, compare_golden};
 use jangada_types::{
@@ -75,6 +78,64 @@ fn shapes() -> Vec<(&'static str, PartitionCommand)> {
     ]
 }
 
+/// What compaction leaves, and what lets it go on.
+fn compacted_shapes() -> Vec<(&'static str, PartitionCommand)> {
+    let original = |form| Original {
+        form,
+        size_bytes: 0x0102_0304,
+        now_ms: 1,
+        expiration_ms: 2,
+    };
+    let compacted = |form| PartitionCommand::CompactedAppend {
+        original: original(form),
+        batch: Bytes::new(),
+    };
+    let emptied = |form| PartitionCommand::EmptiedAppend {
+        original: original(form),
+        remains: Remains {
+            last_offset_delta: 3,
+            max_timestamp: 4,
+            attributes: Attributes(0x18),
+            producer_id: ProducerId(5),
+            producer_epoch: ProducerEpoch(6),
+            base_sequence: Sequence(7),
+        },
+    };
+    let both = conditions(Some(0), Some((3, -1, u64::MAX)));
+    let ids = IdFinding {
+        window: IdWindow {
+            window_ms: 60_000,
+            forgets: true,
+        },
+        term: 9,
+    };
+    let end = EndMarker {
+        producer_id: ProducerId(5),
+        producer_epoch: ProducerEpoch(6),
+        coordinator_epoch: 11,
+        commit: true,
+    };
+    let marked = |ids| Form::Marked { conditions: both, ids };
+    vec![
+        ("compacted", compacted(Form::Plain(Conditions::default()))),
+        ("compacted-conditional", compacted(Form::Plain(both))),
+        ("emptied", emptied(Form::Plain(Conditions::default()))),
+        ("emptied-conditional", emptied(Form::Plain(both))),
+        ("emptied-marked", emptied(marked(None))),
+        ("emptied-marked-ids", emptied(marked(Some(ids)))),
+        ("compacted-transactional", compacted(Form::Transactional { seq: 8 })),
+        ("emptied-transactional", emptied(Form::Transactional { seq: u64::MAX })),
+        ("emptied-marker", emptied(Form::Marker { end, seq: 8 })),
+        (
+            "horizon",
+            PartitionCommand::AdvanceHorizon {
+                upto: Offset(258),
+                now_ms: 77,
+            },
+        ),
+    ]
+}
+
 pub fn describe(reply: &PartitionReply, row: Option<&IndexEntry>) -> String {
     let reply = match reply {
         PartitionReply::Appended {
@@ -109,6 +170,7 @@ pub fn describe(reply: &PartitionReply, row: Option<&IndexEntry>) -> String {
         PartitionReply::CarryRefused(refused) => format!("carry-refused {refused:?}"),
         PartitionReply::Scheduled => "scheduled".to_owned(),
         PartitionReply::ScheduleRefused(refused) => format!("schedule-refused {refused:?}"),
+        PartitionReply::Horizon(offset) => format!("horizon {offset}"),
         PartitionReply::Ended { marker, aborted } => {
             let marker = marker.map_or("nothing".to_owned(), |marker| marker.to_string());
             let aborted = aborted.map(|aborted| format!(" aborted {} {}", aborted.first, aborted.stable_after));
@@ -307,6 +369,31 @@ fn commands_replies_and_states_are_those_of_earlier_builds() {
     for seed in 1..=HISTORIES {
         run(seed, &mut lines);
     }
+    for (name, command) in compacted_shapes() {
+        let encoded = PartitionState::encode(command.clone());
+        lines.commands.push((name.to_owned(), hex(encoded.head())));
+        assert_eq!(PartitionState::decode(encoded), Ok(command), "{name}");
+    }
+    let mut with_horizon = PartitionState::default();
+    let mut batch = BatchBuilder::new(Codec::None);
+    batch.append(5, Some(b"key"), None, []).expect("it is small");
+    for (index, command) in [
+        append(1, 2, Conditions::default(), batch.build()),
+        PartitionCommand::AdvanceHorizon {
+            upto: Offset(1),
+            now_ms: 3,
+        },
+    ]
+    .iter()
+    .enumerate()
+    {
+        let at = LogPosition {
+            term: 1,
+            index: index as u64 + 1,
+        };
+        with_horizon.apply(at, command, &mut Effects::default());
+    }
+    lines.states.push(("horizon".to_owned(), hex(&with_horizon.snapshot())));
     compare("commands.txt", lines.commands);
     compare("replies.txt", lines.replies);
     compare("states.txt", lines.states);
@@ -328,12 +415,19 @@ fn kinds_keep_their_bytes_and_levels() {
             (PartitionCommandKind::Schedule, 7, 7),
             (PartitionCommandKind::TxnAppend, 8, 8),
             (PartitionCommandKind::Marker, 9, 8),
+            (PartitionCommandKind::CompactedAppend, 10, 8),
+            (PartitionCommandKind::EmptiedAppend, 11, 8),
+            (PartitionCommandKind::AdvanceHorizon, 12, 8),
         ]
     );
     for kind in PartitionCommandKind::ALL {
         let of_queues = queues::shapes().into_iter().chain(schedules::shapes());
         let of_transactions = transactions::shapes();
-        let mut shapes = shapes().into_iter().chain(of_queues).chain(of_transactions);
+        let mut shapes = shapes()
+            .into_iter()
+            .chain(of_queues)
+            .chain(of_transactions)
+            .chain(compacted_shapes());
         assert!(
             shapes.any(|(_, command)| command.kind() == kind),
             "no golden bytes of {kind:?}"
@@ -387,14 +481,15 @@ fn what_a_newer_build_wrote_is_named() {
 
 #[test]
 fn what_is_cut_off_is_refused() {
-    for (name, command) in shapes() {
+    for (name, command) in shapes().into_iter().chain(compacted_shapes()) {
         let encoded = PartitionState::encode(command);
         for length in 0..encoded.head().len() {
             let cut_off = PartitionState::decode(EncodedCommand::new(&encoded.head()[..length], Bytes::new()));
-            assert!(
-                matches!(cut_off, Err(CodecError::Truncated { .. })),
-                "{name}, {length} bytes: {cut_off:?}"
+            let is_named = matches!(
+                cut_off,
+                Err(CodecError::Truncated { .. } | CodecError::Malformed { .. })
             );
+            assert!(is_named, "{name}, {length} bytes: {cut_off:?}");
         }
     }
 }

@@ -108,7 +108,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_read_or_refused(head in prop::collection::vec(any::<u8>(), 0..60), kind in 0..11_u8) {
+    fn any_bytes_are_read_or_refused(head in prop::collection::vec(any::<u8>(), 0..60), kind in 0..14_u8) {
         let mut head = head;
         if let [version, second, ..] = &mut head[..] {
             (*version, *second) = (1, kind);

@@ -107,7 +107,7 @@ impl Replica {
                 assert_eq!((self.state.log_start(), new), (*start, old));
                 assert!(before.log_start() <= *start && *start <= new);
             }
-            (PartitionReply::Queue(_) | PartitionReply::Scheduled, []) => {
+            (PartitionReply::Queue(_) | PartitionReply::Scheduled | PartitionReply::Horizon(_), []) => {
                 assert_eq!((self.state.log_start(), new), (before.log_start(), old));
             }
             (

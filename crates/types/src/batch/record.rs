@@ -334,7 +334,7 @@ impl<'a> RawRecord<'a> {
         })
     }
 
-    fn headers(&self) -> RawHeaders<'a> {
+    pub fn headers(&self) -> RawHeaders<'a> {
         RawHeaders {
             left: self.header_count,
             bytes: self.header_bytes,
@@ -343,7 +343,7 @@ impl<'a> RawRecord<'a> {
 }
 
 /// The headers of a record as slices of the batch. Yields `header_count` items or ends with an error.
-struct RawHeaders<'a> {
+pub(super) struct RawHeaders<'a> {
     left: usize,
     bytes: &'a [u8],
 }

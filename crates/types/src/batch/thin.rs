@@ -44,8 +44,7 @@ pub enum Thinned {
 /// Shows the records of a batch in their order until the visitor has enough.
 ///
 /// # Errors
-/// The errors of [`Records::new`](super::Records::new), and [`BatchError::Invalid`] for the first record that is malformed as far as its
-/// key and the presence of its value are concerned.
+/// The errors of [`decode_records`](super::decode_records).
 pub fn each_keyed(
     batch: &[u8],
     max_decompressed: usize,
@@ -132,6 +131,9 @@ impl<'a> Opened<'a> {
         for index in 0..self.header.record_count {
             let before = rest;
             let raw = RawRecord::take(&mut rest, deltas).map_err(|flaw| Malformed::Record { index, flaw })?;
+            raw.headers()
+                .try_for_each(|header| header.map(drop))
+                .map_err(|flaw| Malformed::Record { index, flaw })?;
             deltas = deltas.above(raw.offset_delta);
             let record = KeyedRecord {
                 offset_delta: raw.offset_delta,

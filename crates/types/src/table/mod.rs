@@ -79,7 +79,7 @@ pub struct Table {
     pub name: &'static str,
     /// How keys are made.
     pub keys: KeyForm,
-    /// Size of each value, if all have the same. What the store itself keeps in the table then has it, too.
+    /// Size of each value, if all have the same, or the size that most have. What the store itself keeps in the table then has it, too.
     pub value_bytes: Option<usize>,
     /// So many rows with the highest keys stay in memory after they are written: reading at the end needs no disk. Only with
     /// [`KeyForm::Number`].

@@ -166,6 +166,8 @@ fn operations(i: u64, size_bytes: u32, body: Bytes) -> Vec<Op> {
         max_timestamp_ms: base,
         running_max_timestamp_ms: base,
         size_bytes,
+        original_bytes: size_bytes,
+        offsets_before: 0,
     };
     let entry = LogEntry {
         index,
@@ -174,7 +176,7 @@ fn operations(i: u64, size_bytes: u32, body: Bytes) -> Vec<Op> {
         body,
     };
     let (key, value) = row.encode();
-    let (key, value) = RowBuffer::default().copy(&key, &value);
+    let (key, value) = RowBuffer::default().copy(&key, value.as_ref());
     let table = &OFFSET_INDEX;
     vec![Op::Append(vec![entry]), Op::Row(RowChange::Put { table, key, value })]
 }

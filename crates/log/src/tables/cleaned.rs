@@ -1,0 +1,166 @@
+//! Where passes of compaction have ended, on each replica by itself: one row for each, until there are too many.
+//!
+//! ```text
+//! key    the offset below which the log is clean u64, big-endian
+//! value  1 | when, by the wall clock of the broker, i64 ms | bytes of the batches below it u64
+//! ```
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use jangada_types::table::row::{RowReader, RowWriter};
+use jangada_types::table::{CutOff, KeyForm, Origin, number_of};
+use jangada_types::{Offset, RowChange, RowError, Table, TableId};
+
+use super::offset_index::key_of;
+
+const VERSION: u8 = 1;
+const VALUE_BYTES: usize = 1 + 8 + 8;
+/// Rows of a partition: beyond that every second one of the older half goes.
+const ROWS_MAX: usize = 64;
+
+/// Where passes of compaction have ended.
+pub static CLEANED: Table = Table {
+    value_bytes: Some(VALUE_BYTES),
+    origin: Origin::Derived,
+    cut_off: CutOff::ByKey,
+    check: |_, key, value| Stamp::decode(key, value).map(|_| None),
+    ..Table::new(TableId(6), "cleaned", KeyForm::Number)
+};
+
+/// What is known of the end of a pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// When it ended, by the wall clock of the broker, milliseconds since the Unix epoch.
+    pub at_ms: i64,
+    /// Bytes of the batches that it has left.
+    pub stored_bytes: u64,
+}
+
+impl Stamp {
+    fn encode(&self) -> [u8; VALUE_BYTES] {
+        let mut value = RowWriter::new(VERSION);
+        value.put(&self.at_ms.to_le_bytes());
+        value.put(&self.stored_bytes.to_le_bytes());
+        value.finish()
+    }
+
+    /// The offset and the stamp of a row.
+    ///
+    /// # Errors
+    /// A later build wrote it, or it is damaged.
+    pub fn decode(key: &[u8], value: &[u8]) -> Result<(Offset, Self), RowError> {
+        let mut reader = RowReader::new("row of the end of a compaction", VERSION, value)?;
+        let offset = i64::try_from(number_of(key)?).map_err(|_| reader.damaged())?;
+        let stamp = Self {
+            at_ms: reader.i64()?,
+            stored_bytes: reader.u64()?,
+        };
+        reader.finish()?;
+        Ok((Offset(offset), stamp))
+    }
+}
+
+/// The rows of one replica, in memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cleaned(BTreeMap<Offset, Stamp>);
+
+impl Cleaned {
+    /// Of rows that were read.
+    pub fn new(rows: impl IntoIterator<Item = (Offset, Stamp)>) -> Self {
+        Self(rows.into_iter().collect())
+    }
+
+    /// Up to where the log is clean, and what the pass has left; `None`: there was no pass.
+    pub fn last(&self) -> Option<(Offset, Stamp)> {
+        self.0.last_key_value().map(|(offset, stamp)| (*offset, *stamp))
+    }
+
+    /// Up to where the log has been clean since before a time; 0: nowhere.
+    pub fn since_before(&self, old_before_ms: i64) -> Offset {
+        let mut old = self.0.iter().rev().filter(|(_, stamp)| stamp.at_ms < old_before_ms);
+        old.next().map_or(Offset(0), |(offset, _)| *offset)
+    }
+
+    /// A pass has ended. The changes of rows that say so.
+    pub fn ended(&mut self, upto: Offset, stamp: Stamp) -> Vec<RowChange> {
+        let mut changes = Vec::new();
+        // An end that is not beyond the one before says when the log was clean first.
+        if self.last().is_none_or(|(last, _)| last < upto) {
+            self.0.insert(upto, stamp);
+            changes.push(RowChange::Put {
+                table: &CLEANED,
+                key: Bytes::copy_from_slice(&key_of(upto)),
+                value: Bytes::copy_from_slice(&stamp.encode()),
+            });
+        }
+        if self.0.len() > ROWS_MAX {
+            let older: Vec<Offset> = self.0.keys().take(ROWS_MAX / 2).copied().collect();
+            for offset in older.into_iter().step_by(2) {
+                self.0.remove(&offset);
+                changes.push(RowChange::Delete {
+                    table: &CLEANED,
+                    key: Bytes::copy_from_slice(&key_of(offset)),
+                });
+            }
+        }
+        changes
+    }
+
+    /// The log starts further on.
+    pub fn cut_off(&mut self, log_start: Offset) {
+        self.0 = self.0.split_off(&log_start);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stamp(at_ms: i64) -> Stamp {
+        Stamp { at_ms, stored_bytes: 7 }
+    }
+
+    #[test]
+    fn the_format_is_pinned() {
+        let value = stamp(258).encode();
+        assert_eq!(value, *b"\x01\x02\x01\0\0\0\0\0\0\x07\0\0\0\0\0\0\0");
+        assert_eq!(Stamp::decode(&key_of(Offset(9)), &value), Ok((Offset(9), stamp(258))));
+        assert!(Stamp::decode(&key_of(Offset(9)), &value[1..]).is_err());
+        assert!(matches!(
+            Stamp::decode(&key_of(Offset(9)), &[2; VALUE_BYTES]),
+            Err(RowError::LaterVersion(_))
+        ));
+    }
+
+    #[test]
+    fn what_was_clean_first_is_known_however_many_passes_there_are() {
+        let mut cleaned = Cleaned::default();
+        assert_eq!((cleaned.last(), cleaned.since_before(i64::MAX)), (None, Offset(0)));
+        let mut rows = BTreeMap::new();
+        for nth in 1..=1_000_i64 {
+            for change in cleaned.ended(Offset(nth * 10), stamp(nth)) {
+                match change {
+                    RowChange::Put { key, value, .. } => drop(rows.insert(key, value)),
+                    RowChange::Delete { key, .. } => drop(rows.remove(&key).expect("it was there")),
+                    other => panic!("{other:?}"),
+                }
+            }
+            assert!(rows.len() <= ROWS_MAX);
+            assert_eq!(cleaned.last(), Some((Offset(nth * 10), stamp(nth))));
+            let before = nth - 2;
+            assert!(cleaned.since_before(before) < Offset(before * 10), "never too early");
+        }
+        assert!(cleaned.since_before(900) >= Offset(8_000), "and not much too late");
+        let read = rows
+            .iter()
+            .map(|(key, value)| Stamp::decode(key, value).expect("it was encoded"));
+        assert_eq!(Cleaned::new(read), cleaned);
+        assert!(
+            cleaned.ended(Offset(10_000), stamp(5_000)).is_empty(),
+            "it was clean before"
+        );
+        cleaned.cut_off(Offset(20_000));
+        assert_eq!(cleaned, Cleaned::default());
+    }
+}
