@@ -57,7 +57,7 @@ mod wire;
 
 pub use clocks::PeerClocks;
 pub use codec::CodecError;
-pub use derived::{DerivedRows, Written};
+pub use derived::{DerivedRows, Written, command_of, saved_index};
 pub use group::{Applied, Group, GroupMembers, GroupStatus, Proposal, ProposeError, ReadError, ReplicaProgress};
 pub use leaders::{Leader, Leaders};
 pub use open_error::OpenError;

@@ -10,9 +10,9 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use jangada_types::GroupId;
+use jangada_types::{GroupId, RowChange};
 
-use self::rows::{NUMBERED, TABLES, numbered, numbered_rows, put_all};
+use self::rows::{NUMBERED, TABLES, numbered, numbered_row, numbered_rows, put_all};
 use crate::error::StoreError;
 use crate::store::{Durability, LogBounds, LogEntry, LogPosition, Op, StateKind, Store, next_state};
 
@@ -34,13 +34,14 @@ const C: GroupId = GroupId(3);
 
 /// Runs all scenarios, each on a disk of its own.
 pub fn check_all<D: Disk>(new_disk: impl Fn() -> D) {
-    let scenarios: [fn(&D); 17] = [
+    let scenarios: [fn(&D); 18] = [
         appended_entries_are_read_back,
         reads_respect_range_and_byte_cap,
         truncation_makes_room_for_another_history,
         truncation_of_everything_leaves_the_purged_position,
         purge_removes_the_start_and_keeps_its_position,
         purge_beyond_the_end_empties_the_log,
+        rewritten_entries_keep_their_places_with_their_rows,
         state_rows_are_kept_apart,
         rows::rows_are_found_from_a_key_on,
         rows::rows_have_the_value_that_was_put_last,
@@ -294,6 +295,82 @@ pub fn purge_beyond_the_end_empties_the_log<D: Disk>(disk: &D) {
     store.open_group(A).expect("opens");
     write(&store, A, vec![Op::Append(entries(101..103, 8))]);
     assert_eq!(read_all(&store, A), entries(101..103, 8));
+}
+
+/// Entries are rewritten where they stand, in memory and on disk, in one write with their rows. What is not in the log is left out.
+pub fn rewritten_entries_keep_their_places_with_their_rows<D: Disk>(disk: &D) {
+    let emptied = |index, term| LogEntry {
+        body: Bytes::new(),
+        ..entry(index, term)
+    };
+    let row = |index| {
+        let (key, value) = numbered_row(index);
+        let table = &NUMBERED;
+        (index, RowChange::Put { table, key, value })
+    };
+    let store = disk.open();
+    store.open_group(A).expect("opens");
+    write(
+        &store,
+        A,
+        vec![Op::Append(entries(0..10, 1)), Op::Append(entries(10..12, 2))],
+    );
+    drop(store);
+    let store = disk.open();
+    store.open_group(A).expect("opens");
+    write(
+        &store,
+        A,
+        vec![Op::Append(entries(12..20, 2)), Op::Purge { upto: 3, upto_term: 1 }],
+    );
+    let rewrite = Op::Rewrite {
+        entries: vec![
+            emptied(2, 1),
+            emptied(5, 1),
+            emptied(11, 2),
+            emptied(15, 2),
+            emptied(90, 2),
+        ],
+        rows: vec![row(2), row(5), row(15), row(90)],
+    };
+    write(&store, A, vec![rewrite]);
+    // A group that was opened again, and one that was not, see the same.
+    now_and_after_reopening(disk, store, &[A], |store| {
+        assert_eq!(
+            store.bounds(A),
+            LogBounds {
+                purged: at(1, 3),
+                last: at(2, 19)
+            }
+        );
+        let expected: Vec<LogEntry> = (4..20)
+            .map(|index| match index {
+                5 => emptied(5, 1),
+                11 | 15 => emptied(index, 2),
+                _ => entry(index, if index < 10 { 1 } else { 2 }),
+            })
+            .collect();
+        assert_eq!(read_all(store, A), expected);
+        assert_eq!(store.term_at(A, 11).expect("readable"), Some(2));
+        assert_eq!(numbered(store, A, 0, 10), [numbered_row(5), numbered_row(15)]);
+    });
+    let store = disk.open();
+    store.open_group(A).expect("opens");
+    queue(
+        &store,
+        A,
+        vec![Op::Rewrite {
+            entries: vec![emptied(6, 1)],
+            rows: vec![],
+        }],
+    );
+    write(
+        &store,
+        A,
+        vec![Op::TruncateAfter(at(1, 6)), Op::Append(entries(7..9, 3))],
+    );
+    let expected = [vec![entry(4, 1), emptied(5, 1), emptied(6, 1)], entries(7..9, 3)].concat();
+    assert_eq!(read_all(&store, A), expected);
 }
 
 /// Rows of state are kept by group, kind and suffix, and scans are ordered.

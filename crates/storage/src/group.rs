@@ -22,6 +22,8 @@ use crate::tail::{Tail, TailBudget};
 /// What an operation writes to RocksDB, with every range resolved.
 pub(crate) enum Change {
     Append(Vec<LogEntry>),
+    /// Entries in the place of others.
+    Rewrite(Vec<LogEntry>),
     /// Entries from the first index up to, but not including, the second.
     DeleteLog(u64, u64),
     Row(RowChange),
@@ -39,7 +41,7 @@ impl Change {
     /// Memory that the queue is charged with.
     pub(crate) fn bytes(&self) -> usize {
         let payload = match self {
-            Self::Append(entries) => entries.iter().map(crate::tail::entry_bytes).sum(),
+            Self::Append(entries) | Self::Rewrite(entries) => entries.iter().map(crate::tail::entry_bytes).sum(),
             Self::Row(change) => change.payload_len(),
             Self::Move(moved) => moved.row.len(),
             Self::DeleteLog(..) | Self::Floor(_) | Self::DeleteGroup => 0,
@@ -169,6 +171,7 @@ impl GroupState {
         match op {
             Op::Append(entries) => self.append(entries, position, changes),
             Op::TruncateAfter(keep) => self.truncate(keep, changes),
+            Op::Rewrite { entries, rows } => self.rewrite(entries, rows, position, changes),
             Op::Purge { upto, upto_term } => {
                 self.purge(
                     LogPosition {
@@ -220,6 +223,36 @@ impl GroupState {
             self.tail.push(entry.clone(), position);
         }
         changes.push(Change::Append(entries));
+    }
+
+    fn rewrite(
+        &mut self,
+        mut entries: Vec<LogEntry>,
+        rows: Vec<(u64, RowChange)>,
+        position: u64,
+        changes: &mut Vec<Change>,
+    ) {
+        let last = self.bounds.last.map(|last| last.index);
+        let present = self.first.zip(last).map(|(first, last)| first..=last);
+        let is_present = |index: u64| present.as_ref().is_some_and(|present| present.contains(&index));
+        entries.retain(|entry| is_present(entry.index));
+        for entry in &entries {
+            let known = self.term_in_memory(entry.index);
+            assert!(
+                known.is_none_or(|term| term == entry.term),
+                "group {}: entry {} is rewritten in term {}, and has term {known:?}",
+                self.id,
+                entry.index,
+                entry.term,
+            );
+            self.tail.replace(entry, position);
+        }
+        if !entries.is_empty() {
+            changes.push(Change::Rewrite(entries));
+        }
+        for (_, change) in rows.into_iter().filter(|(index, _)| is_present(*index)) {
+            self.row(change, position, changes);
+        }
     }
 
     fn truncate(&mut self, keep: Option<LogPosition>, changes: &mut Vec<Change>) {

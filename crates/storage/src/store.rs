@@ -100,6 +100,16 @@ pub enum Op {
         /// The term of the entry at `upto`.
         upto_term: u64,
     },
+    /// Puts entries in the place of those that are there, with rows that say so. What is about an entry that is not in the log any more
+    /// is left out: it may have been purged meanwhile.
+    ///
+    /// Readers may get an entry as it was until the write is done: whoever rewrites entries sees to it that both forms are right.
+    Rewrite {
+        /// The entries, in any order, each with the term that it has. Another term is a bug and panics.
+        entries: Vec<LogEntry>,
+        /// Changes of rows, each with the index of the entry that it is about.
+        rows: Vec<(u64, RowChange)>,
+    },
     /// Writes one row of state.
     PutState {
         /// What the row is about.

@@ -82,6 +82,22 @@ impl Tail {
         self.entries.push_back(Held { entry, position });
     }
 
+    /// Puts an entry in the place of the one with its index, if that is in memory. It stays at least until it is written.
+    pub(crate) fn replace(&mut self, entry: &LogEntry, position: u64) {
+        let Some(first) = self.first_index() else { return };
+        let Some(at) = entry.index.checked_sub(first).and_then(|at| usize::try_from(at).ok()) else {
+            return;
+        };
+        if let Some(held) = self.entries.get_mut(at) {
+            self.budget.used.fetch_add(entry_bytes(entry), Relaxed);
+            self.budget.used.fetch_sub(entry_bytes(&held.entry), Relaxed);
+            *held = Held {
+                entry: entry.clone(),
+                position,
+            };
+        }
+    }
+
     pub(crate) fn get(&self, index: u64) -> Option<&LogEntry> {
         let first = self.first_index()?;
         let at = usize::try_from(index.checked_sub(first)?).ok()?;
@@ -239,6 +255,24 @@ mod tests {
         assert_eq!((budget.used(), tail.first_index()), (4 * one, Some(4)));
         drop(tail);
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn a_rewritten_entry_stays_until_it_is_written_and_holds_nothing_else_back_for_ever() {
+        let (mut tail, budget) = tail_of(0..5);
+        let one = entry_bytes(&entry(0));
+        let emptied = LogEntry {
+            body: Bytes::new(),
+            ..entry(1)
+        };
+        tail.replace(&emptied, 9);
+        tail.replace(&entry(7), 9);
+        assert_eq!(budget.used(), 5 * one - 100);
+        assert_eq!(tail.get(1), Some(&emptied));
+        tail.evict_through(4);
+        assert_eq!(tail.first_index(), Some(1), "it is not written");
+        tail.evict_through(9);
+        assert_eq!((tail.first_index(), budget.used()), (None, 0));
     }
 
     #[test]

@@ -160,6 +160,16 @@ impl Writer {
                         Counters::add(&self.counters.entries, entries.len());
                         self.evictor.wrote(item.group.clone(), item.position);
                     }
+                    Change::Rewrite(entries) => {
+                        self.evictor.wrote(item.group.clone(), item.position);
+                        // What was there before is garbage once the range is compacted.
+                        let indexes = || entries.iter().map(|entry| entry.index);
+                        if let (Some(first), Some(last)) = (indexes().min(), indexes().max())
+                            && !item.group.place.is_apart()
+                        {
+                            self.reclaim.note_range(item.group.id, first..last + 1);
+                        }
+                    }
                     // While rows lie apart nothing is compacted.
                     Change::DeleteLog(from, to) if !item.group.place.is_apart() => {
                         self.reclaim.note_range(item.group.id, *from..*to);
@@ -187,7 +197,7 @@ impl Writer {
             let (group, mut place) = (item.group.id, item.group.place);
             for change in &item.changes {
                 match change {
-                    Change::Append(entries) => {
+                    Change::Append(entries) | Change::Rewrite(entries) => {
                         for entry in entries {
                             chain.update([group.get(), entry.index, entry.term]);
                             codec::encode_log(&mut self.scratch, entry);

@@ -18,12 +18,15 @@ use jangada_types::limits::DECOMPRESSED_BYTES_MAX;
 use jangada_types::{BatchError, BatchHeader, GroupId, LeaderEpoch, Offset, Reason};
 
 use super::index_reads::{row_at, row_by_timestamp, rows_from};
-use super::rows::{assemble, keep_below};
+use super::rows::{assemble, keep_below, read_entries};
 use super::{Partition, READ_TIMEOUT};
 use crate::error::RequestError;
 
 /// Index rows that one read looks at: with the smallest batches, what fills a response may need more than one read.
 const ROWS_MAX: usize = 1024;
+
+/// Reads of one fetch that find no batch, of [`ROWS_MAX`] rows each.
+const EMPTY_READS_MAX: usize = 8;
 
 /// How long a read that met damage waits for the next leader.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -54,10 +57,18 @@ impl Partition {
         if offset == high_watermark {
             return Ok(empty);
         }
-        let (batches, next_offset) = match self.read_whole(offset, high_watermark, max_bytes).await {
-            Err(error) if error.reason == Reason::DataCorrupted => return Err(self.after_hand_over(error).await),
-            read => read?,
-        };
+        let mut next_offset = offset;
+        let mut batches = Bytes::new();
+        // Of what was compacted nothing may be left for long stretches: an answer without a batch tells where to go on.
+        for _ in 0..EMPTY_READS_MAX {
+            (batches, next_offset) = match self.read_whole(next_offset, high_watermark, max_bytes).await {
+                Err(error) if error.reason == Reason::DataCorrupted => return Err(self.after_hand_over(error).await),
+                read => read?,
+            };
+            if !batches.is_empty() || next_offset >= high_watermark {
+                break;
+            }
+        }
         self.shared.metrics.fetched(&self.traffic, batches.len());
         Ok(Fetched {
             batches,
@@ -229,15 +240,13 @@ impl Partition {
             keep_below(&mut rows, high_watermark);
             begins_at(&rows, offset)?;
             follow(&rows)?;
-            let (first, last) = (rows[0], rows[rows.len() - 1]);
-            let entries = store.read_log(
-                group,
-                first.raft_index..last.raft_index + 1,
-                max_bytes.max(first.size_bytes as usize),
-            )?;
+            let entries = read_entries(&*store, group, &rows, max_bytes)?;
             let (batches, next) = assemble(&rows, &entries)?;
-            if batches.is_empty() {
-                let what = format!("offset {offset} is in log entry {}, which is missing", first.raft_index);
+            if next <= offset {
+                let what = format!(
+                    "offset {offset} is in log entry {}, which is missing",
+                    rows[0].raft_index
+                );
                 return Err(LocalReadError::Gap(what));
             }
             Ok((batches, next))

@@ -27,7 +27,7 @@ use tokio::task::AbortHandle;
 use super::View;
 use super::index_reads::rows_from;
 use super::key_locks::KeyLocks;
-use super::rows::{assemble, keep_below};
+use super::rows::{assemble, keep_below, read_entries};
 use crate::pool::Pool;
 
 const VERSION: u8 = 1;
@@ -258,16 +258,12 @@ fn index_run(store: &dyn Store, group: GroupId, range: std::ops::Range<Offset>) 
         checked = checked.and_then(|()| begins_at(&rows, from));
     }
     checked.map_err(|gap| store.damage().report(group, gap.0))?;
-    let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
-        return Ok(None);
-    };
-    let indexes = first.raft_index..last.raft_index + 1;
-    let entries = store.read_log(group, indexes, RUN_BYTES.max(first.size_bytes as usize))?;
+    let entries = read_entries(store, group, &rows, RUN_BYTES)?;
     // An entry may be gone by a purge or a snapshot meanwhile. If it is not, whoever fetches it will tell.
     let Ok((batches, next)) = assemble(&rows, &entries) else {
         return Ok(None);
     };
-    if next <= range.start || batches.is_empty() {
+    if next <= range.start {
         return Ok(None);
     }
     Ok(Some(read_run(group, batches, range.start, next)))

@@ -4,13 +4,49 @@
 
 use bytes::{Bytes, BytesMut};
 use jangada_log::IndexEntry;
+use jangada_log::compaction::rewritten::compacted_form;
 use jangada_log::tables::offset_index::Gap;
-use jangada_storage::LogEntry;
-use jangada_types::{Offset, batch};
+use jangada_storage::{LogEntry, Store, StoreError};
+use jangada_types::{GroupId, Offset, batch};
 
 /// Leaves out what was applied after the high watermark was looked at: rows are there a moment before it moves.
 pub(super) fn keep_below(rows: &mut Vec<IndexEntry>, high_watermark: Offset) {
     rows.truncate(rows.partition_point(|row| row.last_offset < high_watermark));
+}
+
+/// So many entries that no row is about are read for nothing rather than reading twice.
+const READ_OVER: u64 = 64;
+
+/// The log entries of rows, up to so many bytes, and at least one. Rows of a partition that is compacted may be far apart in the log: what
+/// lies between is not read.
+pub(super) fn read_entries(
+    store: &dyn Store,
+    group: GroupId,
+    rows: &[IndexEntry],
+    max_bytes: usize,
+) -> Result<Vec<LogEntry>, StoreError> {
+    let mut entries: Vec<LogEntry> = Vec::new();
+    let mut bytes = 0;
+    let mut with_batch = rows.iter().filter(|row| row.size_bytes > 0).peekable();
+    while let Some(first) = with_batch.next() {
+        let mut last = first.raft_index;
+        while let Some(next) = with_batch.next_if(|next| next.raft_index - last <= READ_OVER) {
+            last = next.raft_index;
+        }
+        let most = match entries.is_empty() {
+            true => max_bytes.max(first.size_bytes as usize),
+            false if bytes + first.size_bytes as usize > max_bytes => break,
+            false => max_bytes - bytes,
+        };
+        let read = store.read_log(group, first.raft_index..last + 1, most)?;
+        bytes += read.iter().map(LogEntry::payload_len).sum::<usize>();
+        let is_whole = read.last().is_some_and(|entry| entry.index == last);
+        entries.extend(read);
+        if !is_whole {
+            break;
+        }
+    }
+    Ok(entries)
 }
 
 /// Puts the batches of the rows behind one another, each with its offset and epoch. Entries without a row (blank,
@@ -19,9 +55,14 @@ pub(super) fn keep_below(rows: &mut Vec<IndexEntry>, high_watermark: Offset) {
 pub(super) fn assemble(rows: &[IndexEntry], entries: &[LogEntry]) -> Result<(Bytes, Offset), Gap> {
     let size: usize = rows.iter().map(|row| row.size_bytes as usize).sum();
     let mut out = BytesMut::with_capacity(size);
-    let mut next_offset = rows.first().map_or(Offset(0), |row| row.base_offset);
+    let mut next_offset = rows.first().map_or(Offset(0), IndexEntry::first_offset);
     let mut entries = entries.iter();
     for row in rows {
+        // Compaction has left nothing of it.
+        if row.size_bytes == 0 {
+            next_offset = Offset(row.last_offset.get() + 1);
+            continue;
+        }
         let Some(entry) = entries.find(|entry| entry.index >= row.raft_index) else {
             break;
         };
@@ -31,7 +72,8 @@ pub(super) fn assemble(rows: &[IndexEntry], entries: &[LogEntry]) -> Result<(Byt
                 row.base_offset, row.last_offset, row.raft_index, entry.index
             )));
         }
-        if entry.body.len() != row.size_bytes as usize || entry.term != u64::from(row.epoch.get()) {
+        let is_its_batch = entry.body.len() == row.size_bytes as usize || is_other_form(row, entry);
+        if !is_its_batch || entry.term != u64::from(row.epoch.get()) {
             return Err(Gap(format!(
                 "offsets {} to {} are {} bytes of term {} in log entry {}, which has {} bytes of term {}",
                 row.base_offset,
@@ -45,7 +87,9 @@ pub(super) fn assemble(rows: &[IndexEntry], entries: &[LogEntry]) -> Result<(Byt
         }
         let start = out.len();
         out.extend_from_slice(&entry.body);
-        batch::set_position(&mut out[start..], row.base_offset, row.epoch);
+        if out.len() > start {
+            batch::set_position(&mut out[start..], row.base_offset, row.epoch);
+        }
         next_offset = Offset(row.last_offset.get() + 1);
     }
     // What is read waits to be sent, and is counted as long as it is.
@@ -54,6 +98,20 @@ pub(super) fn assemble(rows: &[IndexEntry], entries: &[LogEntry]) -> Result<(Byt
         false => out.freeze(),
     };
     Ok((batches, next_offset))
+}
+
+/// Whether a row and an entry that differ in size are two forms of one batch: either may have been read before it was compacted. Both are
+/// right for a reader.
+fn is_other_form(row: &IndexEntry, entry: &LogEntry) -> bool {
+    let compacted = jangada_replication::command_of(entry).and_then(|command| compacted_form(command.head()));
+    match compacted {
+        Some(original_bytes) => {
+            let own = i64::from(row.original_bytes) - i64::from(original_bytes);
+            own >= 0 && (own == 0 || row.offsets_before > 0)
+        }
+        // The row is newer.
+        None => entry.body.len() <= row.original_bytes as usize && row.original_bytes != row.size_bytes,
+    }
 }
 
 #[cfg(test)]
@@ -79,6 +137,8 @@ mod tests {
             max_timestamp_ms: 0,
             running_max_timestamp_ms: 0,
             size_bytes: u32::try_from(body.len()).expect("small"),
+            original_bytes: u32::try_from(body.len()).expect("small"),
+            offsets_before: 0,
         });
         let entries = (3..7).map(|index| LogEntry {
             index,

@@ -369,7 +369,7 @@ type Reading = Pin<Box<dyn Future<Output = Result<Next, RequestError>> + Send>>;
 async fn read_next(
     node: Arc<Node>,
     reader: PartitionReader,
-    fetch: Fetch,
+    mut fetch: Fetch,
     responses: mpsc::Sender<PendingResponse>,
 ) -> Result<Next, RequestError> {
     // Reads only when there is room to send, so that a consumer that stalls holds one response, not many.
@@ -383,7 +383,8 @@ async fn read_next(
         };
         match read {
             Ok(read) if read.bytes > 0 => return Ok(Some((place, read))),
-            Ok(_) => {}
+            // Nothing is left between: the consumer hears of it with the records behind.
+            Ok(read) => fetch.offset = fetch.offset.max(Offset(read.message.next_offset)),
             // Behind the others again: nobody waits for an answer.
             Err(error) if error.reason == Reason::BrokerBusy => {}
             Err(error) => return Err(error),

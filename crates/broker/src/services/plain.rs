@@ -165,6 +165,11 @@ impl Unpacked {
                 break;
             }
         }
+        if has_room {
+            // Compaction may have left no record for the last of its offsets.
+            let end = header.base_offset + i64::from(header.last_offset_delta) + 1;
+            self.next_offset = self.next_offset.max(Offset(end));
+        }
         if !is_whole && header.attributes.codec()? != Codec::None {
             // Slices of the unpacked batch would keep all of it.
             self.records[end.records..].iter_mut().for_each(own);

@@ -135,6 +135,7 @@ impl GroupData {
         match op {
             Op::Append(entries) => self.append(group, entries),
             Op::TruncateAfter(keep) => self.truncate(group, *keep),
+            Op::Rewrite { entries, rows } => self.rewrite(group, entries, rows, tables),
             Op::Purge { upto, upto_term } => {
                 self.purge(
                     LogPosition {
@@ -183,6 +184,27 @@ impl GroupData {
             );
             self.recent_from.get_or_insert(entry.index);
             self.log.insert(entry.index, entry.clone());
+        }
+    }
+
+    fn rewrite(&mut self, group: GroupId, entries: &[LogEntry], rows: &[(u64, RowChange)], tables: &Tables) {
+        for entry in entries {
+            let Some(known) = self.log.get_mut(&entry.index) else {
+                continue;
+            };
+            assert!(
+                known.term == entry.term,
+                "group {group}: entry {} is rewritten in term {}, and has term {}",
+                entry.index,
+                entry.term,
+                known.term,
+            );
+            *known = entry.clone();
+        }
+        for (index, change) in rows {
+            if self.log.contains_key(index) {
+                self.change(change, tables);
+            }
         }
     }
 

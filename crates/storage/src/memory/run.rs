@@ -10,7 +10,7 @@ use super::layer::{GroupData, Layer};
 use crate::error::StoreError;
 use crate::queue::Answer;
 use crate::statistics::Counters;
-use crate::store::{Durability, Op};
+use crate::store::{Durability, LogEntry, Op};
 use crate::tables::Tables;
 
 /// What is said of writes of a run that a crash has ended.
@@ -169,6 +169,10 @@ impl Run {
 fn payload_len(op: &Op) -> usize {
     match op {
         Op::Append(entries) => entries.iter().map(|entry| entry.payload_len()).sum(),
+        Op::Rewrite { entries, rows } => {
+            let entries = entries.iter().map(LogEntry::payload_len).sum::<usize>();
+            entries + rows.iter().map(|(_, change)| change.payload_len()).sum::<usize>()
+        }
         Op::PutState { value, .. } => value.len(),
         Op::Row(change) => change.payload_len(),
         Op::TruncateAfter(_)
