@@ -190,7 +190,7 @@ pub fn validate_alter_topic(
         ));
     }
     rules::is_users(topic)?;
-    rules::merged_config(topic, set, unset)?;
+    rules::merged_config(image, topic, set, unset)?;
     Ok(Command::AlterTopic {
         topic_id: topic.id,
         set: set.clone(),

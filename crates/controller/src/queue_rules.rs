@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jangada_types::limits::{QUEUES_MAX, QUEUES_PER_TOPIC_MAX};
 use jangada_types::queue_config::{QueueOrder, QueueScope, key};
-use jangada_types::{QueueConfig, QueueConfigError, QueueId, Reason, Rejection, validate_topic_name};
+use jangada_types::topic_config::key::CLEANUP_POLICY;
+use jangada_types::{QueueConfig, QueueConfigError, QueueId, Reason, Rejection, TopicConfig, validate_topic_name};
 
 use crate::image::{Image, Topic, TopicKind};
 use crate::queues::{Queue, QueueKind};
@@ -62,6 +63,19 @@ pub(crate) fn may_be_read(image: &Image, queue: &str, topic: &Topic) -> Result<(
         ));
     }
     rules::is_users(topic)?;
+    if topic
+        .settings()
+        .is_ok_and(|settings| settings.cleanup_policy.compacts())
+    {
+        return Err(Rejection::new(
+            Reason::InvalidConfig,
+            format!(
+                "queue {queue:?} can't read topic {:?}, which is compacted: messages would go before they are done; set its \
+                 {CLEANUP_POLICY} to delete, or name another topic",
+                topic.name
+            ),
+        ));
+    }
     let queues = image.queues_of(topic.id).count();
     if queues >= QUEUES_PER_TOPIC_MAX {
         return Err(Rejection::new(
@@ -227,6 +241,26 @@ pub(crate) fn has_no_queues(image: &Image, topic: &Topic) -> Result<(), Rejectio
         ),
     )
     .with("actual", names.len()))
+}
+
+/// Judges whether a topic may have these settings, given the queues that read it.
+pub(crate) fn may_be_compacted(
+    image: &Image,
+    topic: &Topic,
+    config: &BTreeMap<String, String>,
+) -> Result<(), Rejection> {
+    let compacts = TopicConfig::from_map(config).is_ok_and(|settings| settings.cleanup_policy.compacts());
+    let Some(queue) = image.queues_of(topic.id).next().filter(|_| compacts) else {
+        return Ok(());
+    };
+    Err(Rejection::new(
+        Reason::TopicHasQueues,
+        format!(
+            "topic {:?} is read by queues, {:?} and others perhaps, and can't be compacted: messages would go before they are done",
+            topic.name, queue.name
+        ),
+    )
+    .with("actual", image.queues_of(topic.id).count()))
 }
 
 impl Image {

@@ -123,6 +123,7 @@ pub(crate) fn config(topic: &str, config: &BTreeMap<String, String>) -> Result<(
 
 /// The settings of a topic after an alteration.
 pub(crate) fn merged_config(
+    image: &Image,
     topic: &Topic,
     set: &BTreeMap<String, String>,
     unset: &[String],
@@ -143,6 +144,7 @@ pub(crate) fn merged_config(
     merged.retain(|key, _| !unset.contains(key));
     merged.extend(set.iter().map(|(key, value)| (key.clone(), value.clone())));
     config(&topic.name, &merged)?;
+    queue_rules::may_be_compacted(image, topic, &merged)?;
     Ok(merged)
 }
 

@@ -116,6 +116,9 @@ pub const REQUEST_TEXT_BYTES_MAX: usize = 64 * KIB;
 /// How long records are kept unless the topic sets another time, milliseconds: 7 days, Kafka's default.
 pub const RETENTION_MS_DEFAULT: u64 = 7 * 24 * 60 * 60 * 1000;
 
+/// How long tombstones are kept once they are compacted unless the topic sets another time, milliseconds: a day, Kafka's default.
+pub const DELETE_RETENTION_MS_DEFAULT: u64 = 24 * 60 * 60 * 1000;
+
 /// How far a record's own time may lie ahead of the leader's clock unless its topic sets another bound, milliseconds:
 /// an hour, Kafka's default since 4.0.
 pub const TIMESTAMP_AFTER_MAX_MS_DEFAULT: u64 = 60 * 60 * 1_000;

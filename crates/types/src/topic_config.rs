@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use crate::batch::{BatchLimits, TimestampType};
 use crate::limits::{
-    BATCH_BYTES_DEFAULT, BATCH_BYTES_MAX, BATCH_BYTES_MIN, RETENTION_MS_DEFAULT, SEGMENT_BYTES_DEFAULT,
-    SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, TIMESTAMP_AFTER_MAX_MS_DEFAULT,
+    BATCH_BYTES_DEFAULT, BATCH_BYTES_MAX, BATCH_BYTES_MIN, DELETE_RETENTION_MS_DEFAULT, RETENTION_MS_DEFAULT,
+    SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, TIMESTAMP_AFTER_MAX_MS_DEFAULT,
 };
 use crate::reason::Reason;
 
@@ -36,6 +36,14 @@ pub struct TopicConfig {
     pub full_validation: bool,
     /// `cleanup.policy`: how old records are removed.
     pub cleanup_policy: CleanupPolicy,
+    /// `min.cleanable.dirty.ratio`: the part of a partition's bytes that is not compacted when compaction begins, in thousandths.
+    pub dirty_ratio_permille: u16,
+    /// `min.compaction.lag.ms`: how long a record is not compacted, milliseconds.
+    pub compaction_lag_min_ms: u64,
+    /// `max.compaction.lag.ms`: how long a record may stay uncompacted, milliseconds; `None` is for ever.
+    pub compaction_lag_max_ms: Option<u64>,
+    /// `delete.retention.ms`: how long tombstones are kept once they are compacted, milliseconds.
+    pub delete_retention_ms: u64,
     /// `key.index.enable`: the last offset of each key is kept, for conditional appends.
     pub key_index: bool,
     /// `max.group.lag.records`: a partition takes no more while a group lags by more records; `None` is any lag.
@@ -50,6 +58,33 @@ pub enum CleanupPolicy {
     /// Old records are deleted by age and size.
     #[default]
     Delete,
+    /// Of each key the last record is kept.
+    Compact,
+    /// Of each key the last record is kept, until it is deleted by age and size.
+    CompactAndDelete,
+}
+
+impl CleanupPolicy {
+    /// Whether of each key only the last record is kept.
+    pub const fn compacts(self) -> bool {
+        matches!(self, Self::Compact | Self::CompactAndDelete)
+    }
+
+    /// Whether records are deleted by age and size.
+    pub const fn deletes(self) -> bool {
+        matches!(self, Self::Delete | Self::CompactAndDelete)
+    }
+
+    /// The policy of a list of names.
+    fn parse(value: &str) -> Option<Self> {
+        let names: BTreeSet<&str> = value.split(',').map(str::trim).collect();
+        match (names.contains("delete"), names.contains("compact"), names.len()) {
+            (true, false, 1) => Some(Self::Delete),
+            (false, true, 1) => Some(Self::Compact),
+            (true, true, 2) => Some(Self::CompactAndDelete),
+            _ => None,
+        }
+    }
 }
 
 /// The names of the settings.
@@ -74,6 +109,14 @@ pub mod key {
     pub const FULL_VALIDATION: &str = "validation.full";
     /// See [`TopicConfig::cleanup_policy`](super::TopicConfig::cleanup_policy).
     pub const CLEANUP_POLICY: &str = "cleanup.policy";
+    /// See [`TopicConfig::dirty_ratio_permille`](super::TopicConfig::dirty_ratio_permille).
+    pub const DIRTY_RATIO: &str = "min.cleanable.dirty.ratio";
+    /// See [`TopicConfig::compaction_lag_min_ms`](super::TopicConfig::compaction_lag_min_ms).
+    pub const COMPACTION_LAG_MIN_MS: &str = "min.compaction.lag.ms";
+    /// See [`TopicConfig::compaction_lag_max_ms`](super::TopicConfig::compaction_lag_max_ms).
+    pub const COMPACTION_LAG_MAX_MS: &str = "max.compaction.lag.ms";
+    /// See [`TopicConfig::delete_retention_ms`](super::TopicConfig::delete_retention_ms).
+    pub const DELETE_RETENTION_MS: &str = "delete.retention.ms";
     /// See [`TopicConfig::key_index`](super::TopicConfig::key_index).
     pub const KEY_INDEX: &str = "key.index.enable";
     /// See [`TopicConfig::max_group_lag`](super::TopicConfig::max_group_lag).
@@ -100,9 +143,17 @@ pub const KEYS: &[ConfigKey] = &[
     ConfigKey {
         name: key::CLEANUP_POLICY,
         default: "delete",
-        allowed: "delete",
-        documentation: "What happens to old records: they are deleted as retention.ms and retention.bytes say. \
-                        Compaction by key is not supported.",
+        allowed: "delete, compact, or compact,delete",
+        documentation: "What happens to old records: they are deleted as retention.ms and retention.bytes say, or of each key only the \
+                        last record is kept (compact), or both. With compact every record must have a key, and the topic can have no \
+                        queues.",
+    },
+    ConfigKey {
+        name: key::DELETE_RETENTION_MS,
+        default: "86400000",
+        allowed: "0 to 9223372036854775807",
+        documentation: "How long a tombstone, a record without a value, is kept once every replica has compacted it, in milliseconds: a \
+                        reader that is no slower sees each deletion. Only with compact.",
     },
     ConfigKey {
         name: key::KEY_INDEX,
@@ -111,6 +162,13 @@ pub const KEYS: &[ConfigKey] = &[
         documentation: "Whether each replica keeps the last offset of every key, which conditional appends by key need. \
                         The leader then decodes every batch, and keys may have 1024 bytes. The index is built from the log \
                         when this is set on a topic that has records.",
+    },
+    ConfigKey {
+        name: key::COMPACTION_LAG_MAX_MS,
+        default: "9223372036854775807",
+        allowed: "1 to 9223372036854775807",
+        documentation: "How long a record may stay uncompacted, in milliseconds, whatever min.cleanable.dirty.ratio says. The largest \
+                        value: for ever. Only with compact.",
     },
     ConfigKey {
         name: key::MAX_GROUP_LAG_GROUPS,
@@ -155,6 +213,19 @@ pub const KEYS: &[ConfigKey] = &[
         default: "CreateTime",
         allowed: "CreateTime or LogAppendTime",
         documentation: "Whether a record keeps its producer's timestamp, or gets the leader's time of the append.",
+    },
+    ConfigKey {
+        name: key::DIRTY_RATIO,
+        default: "0.5",
+        allowed: "0 to 1",
+        documentation: "The part of a partition's bytes that is not compacted when compaction begins. Less keeps fewer superseded records, \
+                        and writes those that stay more often. Only with compact.",
+    },
+    ConfigKey {
+        name: key::COMPACTION_LAG_MIN_MS,
+        default: "0",
+        allowed: "0 to 9223372036854775807",
+        documentation: "How long a record is not compacted, in milliseconds by its timestamp. Only with compact.",
     },
     ConfigKey {
         name: key::RETENTION_BYTES,
@@ -211,11 +282,13 @@ pub enum ConfigError {
         /// The values that are allowed.
         allowed: &'static str,
     },
-    /// Kafka has this policy, Jangada does not.
-    #[error("cleanup.policy={value}: compaction is not supported, only \"delete\" is")]
-    CompactionUnsupported {
-        /// The value that was given.
-        value: String,
+    /// No record could be compacted in time.
+    #[error("min.compaction.lag.ms={least} is more than max.compaction.lag.ms={most}")]
+    CompactionLag {
+        /// How long a record is not compacted, milliseconds.
+        least: u64,
+        /// How long it may stay uncompacted, milliseconds.
+        most: u64,
     },
 }
 
@@ -243,6 +316,10 @@ impl Default for TopicConfig {
             compressed_validation: true,
             full_validation: false,
             cleanup_policy: CleanupPolicy::Delete,
+            dirty_ratio_permille: 500,
+            compaction_lag_min_ms: 0,
+            compaction_lag_max_ms: None,
+            delete_retention_ms: DELETE_RETENTION_MS_DEFAULT,
             key_index: false,
             max_group_lag: None,
             max_group_lag_groups: BTreeSet::new(),
@@ -267,7 +344,13 @@ impl TopicConfig {
             let key = Self::key(name).ok_or_else(|| ConfigError::UnknownKey { key: name.clone() })?;
             config.set(key, value)?;
         }
-        Ok(config)
+        match config.compaction_lag_max_ms {
+            Some(most) if most < config.compaction_lag_min_ms => Err(ConfigError::CompactionLag {
+                least: config.compaction_lag_min_ms,
+                most,
+            }),
+            _ => Ok(config),
+        }
     }
 
     /// The setting of this name.
@@ -307,15 +390,14 @@ impl TopicConfig {
                 self.max_group_lag = most.ok_or_else(bad)?;
             }
             key::MAX_GROUP_LAG_GROUPS => self.max_group_lag_groups = parse_names(value).ok_or_else(bad)?,
-            key::CLEANUP_POLICY => match value {
-                "delete" => self.cleanup_policy = CleanupPolicy::Delete,
-                _ if value.split(',').any(|policy| policy.trim() == "compact") => {
-                    return Err(ConfigError::CompactionUnsupported {
-                        value: value.to_owned(),
-                    });
-                }
-                _ => return Err(bad()),
-            },
+            key::CLEANUP_POLICY => self.cleanup_policy = CleanupPolicy::parse(value).ok_or_else(bad)?,
+            key::DIRTY_RATIO => self.dirty_ratio_permille = parse_permille(value).ok_or_else(bad)?,
+            key::COMPACTION_LAG_MIN_MS => self.compaction_lag_min_ms = within(0, UNBOUNDED_MS)?,
+            key::COMPACTION_LAG_MAX_MS => {
+                let most = within(1, UNBOUNDED_MS)?;
+                self.compaction_lag_max_ms = (most != UNBOUNDED_MS).then_some(most);
+            }
+            key::DELETE_RETENTION_MS => self.delete_retention_ms = within(0, UNBOUNDED_MS)?,
             name => unreachable!("{name} is in the table of settings but not read"),
         }
         Ok(())
@@ -324,6 +406,12 @@ impl TopicConfig {
 
 fn parse_within(value: &str, min: u64, max: u64) -> Option<u64> {
     value.parse().ok().filter(|number| (min..=max).contains(number))
+}
+
+/// Parses a part of a whole, in thousandths.
+fn parse_permille(value: &str) -> Option<u16> {
+    let part = value.parse::<f64>().ok().filter(|part| (0.0..=1.0).contains(part))?;
+    Some((part * 1_000.0).round() as u16)
 }
 
 /// Parses a bound; -1 is no limit.
@@ -399,7 +487,11 @@ mod tests {
             ("validation.compressed", "false"),
             ("segment.bytes", "1048576"),
             ("validation.full", "true"),
-            ("cleanup.policy", "delete"),
+            ("cleanup.policy", "compact, delete"),
+            ("min.cleanable.dirty.ratio", "0.25"),
+            ("min.compaction.lag.ms", "1000"),
+            ("max.compaction.lag.ms", "60000"),
+            ("delete.retention.ms", "30000"),
             ("key.index.enable", "true"),
             ("max.group.lag.records", "100000"),
             ("max.group.lag.groups", "billing, shipping,billing"),
@@ -414,7 +506,11 @@ mod tests {
             timestamp_after_max_ms: UNBOUNDED_MS,
             compressed_validation: false,
             full_validation: true,
-            cleanup_policy: CleanupPolicy::Delete,
+            cleanup_policy: CleanupPolicy::CompactAndDelete,
+            dirty_ratio_permille: 250,
+            compaction_lag_min_ms: 1_000,
+            compaction_lag_max_ms: Some(60_000),
+            delete_retention_ms: 30_000,
             key_index: true,
             max_group_lag: Some(100_000),
             max_group_lag_groups: ["billing".into(), "shipping".into()].into(),
@@ -444,6 +540,11 @@ mod tests {
             ("key.index.enable", "1"),
             ("cleanup.policy", ""),
             ("cleanup.policy", "archive"),
+            ("cleanup.policy", "compact,archive"),
+            ("min.cleanable.dirty.ratio", "1.5"),
+            ("min.cleanable.dirty.ratio", "NaN"),
+            ("max.compaction.lag.ms", "0"),
+            ("delete.retention.ms", "-1"),
         ];
         for (name, value) in bad {
             let error = config(&[(name, value)]).unwrap_err();
@@ -462,11 +563,23 @@ mod tests {
     }
 
     #[test]
-    fn compaction_is_refused_by_name() {
-        for value in ["compact", "compact,delete", "delete, compact"] {
-            let error = config(&[("cleanup.policy", value)]).unwrap_err();
-            assert_eq!(error, ConfigError::CompactionUnsupported { value: value.into() });
+    fn each_policy_says_what_is_removed() {
+        for (value, compacts, deletes) in [
+            ("delete", false, true),
+            ("compact", true, false),
+            ("compact,delete", true, true),
+            ("delete, compact", true, true),
+        ] {
+            let policy = config(&[("cleanup.policy", value)]).unwrap().cleanup_policy;
+            assert_eq!((policy.compacts(), policy.deletes()), (compacts, deletes), "{value}");
         }
+    }
+
+    #[test]
+    fn what_no_record_can_keep_is_refused() {
+        let error = config(&[("min.compaction.lag.ms", "2"), ("max.compaction.lag.ms", "1")]).unwrap_err();
+        assert_eq!(error, ConfigError::CompactionLag { least: 2, most: 1 });
+        assert_eq!(error.reason(), Reason::InvalidConfig);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jangada_controller::admission::{self, CreateTopic, NewTopic};
 use jangada_controller::{CommandKind, Image, Topic, TopicKind};
 use jangada_log::PartitionCommandKind;
-use jangada_types::feature_level::{BATCH_CHECKS_FEATURE_LEVEL, GROUP_LAG_FEATURE_LEVEL};
+use jangada_types::feature_level::{BATCH_CHECKS_FEATURE_LEVEL, COMPACTION_FEATURE_LEVEL, GROUP_LAG_FEATURE_LEVEL};
 use jangada_types::topic_config::key;
 use jangada_types::{Reason, TopicId};
 
@@ -83,7 +83,8 @@ pub(crate) async fn create(node: &Arc<Node>, wanted: TopicWanted) -> Result<Topi
         config: &wanted.config,
         if_not_exists: wanted.if_not_exists,
     };
-    require_level_of(node, wanted.config.keys()).await?;
+    let settings = wanted.config.iter().map(|(name, value)| (name, Some(&**value)));
+    require_level_of(node, settings).await?;
     if let CreateTopic::Exists(topic) = admission::validate_create_topic(&image, &new)? {
         await_leaders(node, &topic.name, topic.id, image.version()).await?;
         return Ok(TopicCreated::existing(&topic, image.version()));
@@ -177,7 +178,8 @@ pub(crate) async fn alter(
     set: &BTreeMap<String, String>,
     unset: &[String],
 ) -> Result<u64, RequestError> {
-    require_level_of(node, set.keys().chain(unset)).await?;
+    let settings = set.iter().map(|(name, value)| (name, Some(&**value)));
+    require_level_of(node, settings.chain(unset.iter().map(|name| (name, None)))).await?;
     let image = node.metadata.image();
     let topic = resolve::topic(&image, topic)?;
     let command = admission::validate_alter_topic(&image, &topic.name, set, unset)?;
@@ -198,15 +200,18 @@ pub(crate) async fn delete(node: &Node, topic: &TopicRef) -> Result<u64, Request
 }
 
 /// A broker that does not know a setting would refuse it where the others take it.
-async fn require_level_of(node: &Node, settings: impl Iterator<Item = &String>) -> Result<(), RequestError> {
-    match settings.filter_map(|name| level_of(name)).max() {
+async fn require_level_of<'a>(
+    node: &Node,
+    settings: impl Iterator<Item = (&'a String, Option<&'a str>)>,
+) -> Result<(), RequestError> {
+    match settings.filter_map(|(name, value)| level_of(name, value)).max() {
         Some(level) => node.metadata.require_feature_level(level).await,
         None => Ok(()),
     }
 }
 
-/// From which feature level on brokers know a topic's setting; `None`: they always did.
-fn level_of(setting: &str) -> Option<u32> {
+/// From which feature level on brokers know a topic's setting, with this value if it is set; `None`: they always did.
+fn level_of(setting: &str, value: Option<&str>) -> Option<u32> {
     match setting {
         // It came with the appends that it is for.
         key::KEY_INDEX => Some(PartitionCommandKind::ConditionalAppend.since()),
@@ -214,6 +219,11 @@ fn level_of(setting: &str) -> Option<u32> {
             Some(BATCH_CHECKS_FEATURE_LEVEL)
         }
         key::MAX_GROUP_LAG | key::MAX_GROUP_LAG_GROUPS => Some(GROUP_LAG_FEATURE_LEVEL),
+        key::DIRTY_RATIO | key::COMPACTION_LAG_MIN_MS | key::COMPACTION_LAG_MAX_MS | key::DELETE_RETENTION_MS => {
+            Some(COMPACTION_FEATURE_LEVEL)
+        }
+        // Earlier brokers know one policy, by name.
+        key::CLEANUP_POLICY if value.is_some_and(|value| value != "delete") => Some(COMPACTION_FEATURE_LEVEL),
         _ => None,
     }
 }

@@ -20,9 +20,10 @@ impl RetentionClock {
     /// What the leader of a topic's partition goes by, given the queues of the topic.
     pub fn surroundings(&self, config: &TopicConfig, queues: &[QueueSpec]) -> Surroundings {
         let holds = queues.iter().filter(|queue| queue.hold_bytes > 0);
+        let deletes = config.cleanup_policy.deletes();
         Surroundings {
-            retention_ms: config.retention_ms,
-            retention_bytes: config.retention_bytes,
+            retention_ms: config.retention_ms.filter(|_| deletes),
+            retention_bytes: config.retention_bytes.filter(|_| deletes),
             segment_bytes: config.segment_bytes,
             check_interval_ms: self.check_interval_ms,
             steady_clock_ms: self.steady_clock_ms,

@@ -161,7 +161,7 @@ impl Image {
     ) -> Result<Reply, Rejection> {
         let topic = rules::topic_by_id(self, id)?;
         rules::is_users(topic)?;
-        let config = rules::merged_config(topic, set, unset)?;
+        let config = rules::merged_config(self, topic, set, unset)?;
         let topic = Arc::make_mut(&mut self.topics)
             .get_mut(&id)
             .expect("the topic was found above");
