@@ -181,6 +181,8 @@ reasons! {
         QueuePaused = "QUEUE_PAUSED",
         /// The transaction is not in a state in which this can be done to it.
         InvalidTransactionState = "INVALID_TRANSACTION_STATE",
+        /// The transaction was aborted: it was open for longer than its timeout, or an operator ended it.
+        TransactionTimedOut = "TRANSACTION_TIMED_OUT",
     }
     OutOfRange {
         /// The offset is below the log start or above the high watermark.
