@@ -70,6 +70,29 @@ pub enum Step<C, P, A> {
     Damaged(String),
 }
 
+impl<C, P, A> Step<C, P, A> {
+    /// The same step of a machine that this one is a part of.
+    pub fn map<D, Q, B>(
+        self,
+        command_of: impl FnOnce(C) -> D,
+        pending_of: impl FnOnce(P) -> Q,
+        answer_of: impl FnOnce(A) -> B,
+    ) -> Step<D, Q, B> {
+        match self {
+            Self::Done(result) => Step::Done(result.map(answer_of)),
+            Self::Propose { command, pending } => Step::Propose {
+                command: command_of(command),
+                pending: pending_of(pending),
+            },
+            Self::Read { rows, pending } => Step::Read {
+                rows,
+                pending: pending_of(pending),
+            },
+            Self::Damaged(what) => Step::Damaged(what),
+        }
+    }
+}
+
 /// The action for something that is due by the clock and that no client waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Due<C, P, A> {

@@ -1,0 +1,10 @@
+//! Transactional ids through their public interface: scenarios, histories of all that takes part in transactions, and bytes that later
+//! builds must read.
+
+mod bounds;
+mod desk;
+mod failover;
+mod golden;
+mod histories;
+mod lifecycle;
+mod model;
