@@ -64,7 +64,12 @@ impl Node {
         let metrics = partitions.metrics.clone();
         let stopping = Stopping::new(metadata.registry.identity().broker, is_stopping);
         let reads = (partitions.store.clone(), partitions.read_pool.clone());
-        let groups = groups::Shared::new(&settings.groups, timers, metrics.groups.clone(), reads);
+        let groups = groups::Shared::new(
+            (&settings.groups, &settings.transactions),
+            timers,
+            metrics.groups.clone(),
+            reads,
+        );
         let budgets = Budgets::new(&settings.limits, metrics.quota.clone());
         Self {
             leaders: LeaderLookup::new(replicas.clone(), stopping.clone()),

@@ -1,7 +1,9 @@
-//! What happens to groups, in the log and the counters of the broker that leads their shard, for people who ask later:
+//! What happens to groups and transactional ids, in the log and the counters of the broker that leads their shard, for people who ask later:
 //! why a member is gone, where offsets went, what could not be done.
 
-use jangada_coordinator::{Command, Event, Leader};
+use jangada_coordinator::{self as coordinator, Event};
+use jangada_shard::{self as shard, ShardLeader};
+use jangada_transactions as transactions;
 
 use crate::metrics::{GroupMetrics, REPLACED};
 use crate::replica::{Observer, ReplicaName};
@@ -11,14 +13,53 @@ pub(super) struct EventLog {
     pub metrics: GroupMetrics,
 }
 
-impl Observer<Leader> for EventLog {
-    fn took_effect(&self, command: &Command) {
-        if matches!(command, Command::CommitOffsets { .. }) {
+impl Observer<ShardLeader> for EventLog {
+    fn took_effect(&self, command: &shard::Command) {
+        if matches!(
+            command,
+            shard::Command::Group(coordinator::Command::CommitOffsets { .. })
+        ) {
             self.metrics.commits.inc();
         }
     }
 
-    fn event(&self, _: &ReplicaName, event: &Event) {
+    fn event(&self, shard: &ReplicaName, event: &shard::Event) {
+        match event {
+            shard::Event::Group(event) => self.of_group(event),
+            shard::Event::Transaction(event) => of_transactional_id(shard, event),
+        }
+    }
+}
+
+fn of_transactional_id(shard: &ReplicaName, event: &transactions::Event) {
+    match event {
+        transactions::Event::Aborted {
+            id,
+            producer,
+            seq,
+            outcome,
+            partitions,
+            groups,
+        } => {
+            let outcome = outcome.as_str();
+            tracing::info!(%shard, %id, %producer, seq, outcome, partitions, groups, "a transaction is aborted");
+        }
+        transactions::Event::Expired { id } => {
+            tracing::info!(%shard, %id, "a transactional id that was not used for long is forgotten");
+        }
+        transactions::Event::MarkerWaits {
+            id,
+            seq,
+            target,
+            attempts,
+        } => {
+            tracing::warn!(%shard, %id, seq, ?target, attempts, "the end of a transaction cannot be written");
+        }
+    }
+}
+
+impl EventLog {
+    fn of_group(&self, event: &Event) {
         match event {
             Event::MemberRemoved { group, member, cause } => {
                 let cause = cause.as_str();

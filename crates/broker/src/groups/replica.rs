@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jangada_coordinator::{Answer, Image, Leader, Now, Step, TopicPartition};
+use jangada_shard::{self as shard, ShardLeader};
 use jangada_types::{Offset, Reason, Rejection};
 
 use super::COORDINATOR_REPLICAS;
@@ -32,11 +33,11 @@ pub(super) type GroupOffsets = (Arc<str>, Vec<(TopicPartition, Offset)>);
 /// A shard's replica, as the services call it.
 pub(crate) struct CoordinatorReplica {
     pub hosted: Arc<Hosted>,
-    driver: Driver<Leader>,
+    pub(super) driver: Driver<ShardLeader>,
 }
 
 impl CoordinatorReplica {
-    pub fn new(hosted: Arc<Hosted>, driven: Arc<Driven<Leader>>) -> Self {
+    pub fn new(hosted: Arc<Hosted>, driven: Arc<Driven<ShardLeader>>) -> Self {
         Self {
             driver: Driver::new(hosted.clone(), driven),
             hosted,
@@ -50,18 +51,23 @@ impl CoordinatorReplica {
         room: Option<Holding>,
         first: impl FnOnce(&mut Leader, &Image, Now) -> Step,
     ) -> Result<Answer, RequestError> {
-        self.driver.decide(room, first).await?.map_err(refused)
+        let of_groups = |leader: &mut ShardLeader, shard: &_, now| leader.groups(shard, now, first);
+        match self.driver.decide(room, of_groups).await?.map_err(refused)? {
+            shard::Answer::Group(answer) => Ok(answer),
+            shard::Answer::Transaction(answer) => unreachable!("a group was asked, and answered {answer:?}"),
+        }
     }
 
     /// Reads what is at least as new as everything that was answered before the call. Calls that wait at the same time
     /// share one round.
     pub async fn read<T>(&self, read: impl FnOnce(&Image) -> T) -> Result<T, RequestError> {
-        self.driver.read(read).await
+        self.driver.read(|shard| read(&shard.groups)).await
     }
 
     /// Groups and members.
     pub fn count(&self) -> (u64, u64) {
-        self.driver.with_machine(|image| {
+        self.driver.with_machine(|shard| {
+            let image = &shard.groups;
             let members = image.groups().map(|(_, group)| group.members.len() as u64);
             (image.groups().len() as u64, members.sum())
         })
@@ -73,7 +79,7 @@ impl CoordinatorReplica {
         if !self.hosted.is_ready() || self.hosted.check_quorum.is_lost() {
             return Vec::new();
         }
-        let image = self.driver.with_machine(Image::clone);
+        let image = self.driver.with_machine(|shard| shard.groups.clone());
         let offsets = |group: &jangada_coordinator::Group| {
             let offsets = group.offsets.iter();
             offsets
@@ -90,7 +96,7 @@ impl CoordinatorReplica {
 impl CoordinatorReplica {
     /// The slowest group in each partition of these topics. Not under the lock, as [`CoordinatorReplica::committed`].
     pub(super) fn slowest(&self, bounded: &[BoundedTopic]) -> SlowestByPartition {
-        slowest_of(&self.driver.with_machine(Image::clone), bounded)
+        slowest_of(&self.driver.with_machine(|shard| shard.groups.clone()), bounded)
     }
 }
 

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use jangada_controller::{Image, Topic, TopicKind};
-use jangada_coordinator::{CommandKind, Config, Leader, Surroundings, TopicTable};
+use jangada_coordinator::{self as coordinator, CommandKind, Config, TopicTable};
+use jangada_shard::{ShardLeader, Surroundings};
 use jangada_storage::Store;
 use jangada_types::GroupId;
 
@@ -13,18 +14,18 @@ use crate::cluster::metadata::Metadata;
 use crate::metrics::GroupMetrics;
 use crate::pool::Pool;
 use crate::replica::{Driven, DriverShared, ReplicaName, SurroundingsCell, Timers};
-use crate::settings::GroupSettings;
+use crate::settings::{GroupSettings, TransactionSettings};
 
 /// Settings and topics that all shards here go by.
 pub(crate) struct Shared {
-    driving: Arc<DriverShared<Leader>>,
+    driving: Arc<DriverShared<ShardLeader>>,
     /// Those of all shards.
     surroundings: Arc<SurroundingsCell<Surroundings>>,
 }
 
 impl Shared {
     pub fn new(
-        settings: &GroupSettings,
+        (settings, transactions): (&GroupSettings, &TransactionSettings),
         timers: Arc<Timers>,
         metrics: GroupMetrics,
         (store, read_pool): (Arc<dyn Store>, Pool),
@@ -37,8 +38,15 @@ impl Shared {
             offsets_retention_ms: settings.offsets_retention_ms,
         };
         let surroundings = Surroundings {
-            config,
-            topics: Arc::default(),
+            groups: Arc::new(coordinator::Surroundings {
+                config,
+                topics: Arc::default(),
+            }),
+            transactions: Arc::new(jangada_transactions::Config {
+                timeout_ms_max: transactions.max_timeout_ms,
+                timeout_ms_default: jangada_transactions::limits::TIMEOUT_MS_DEFAULT,
+                expiration_ms: transactions.id_expiration_ms,
+            }),
         };
         Self {
             driving: Arc::new(DriverShared {
@@ -52,7 +60,7 @@ impl Shared {
     }
 
     /// The state of a shard that is to be opened.
-    pub fn empty_shard(&self, shard: (GroupId, ReplicaName)) -> Arc<Driven<Leader>> {
+    pub fn empty_shard(&self, shard: (GroupId, ReplicaName)) -> Arc<Driven<ShardLeader>> {
         Driven::new(shard, self.surroundings.clone(), self.driving.clone())
     }
 
@@ -72,7 +80,7 @@ impl Shared {
     /// have nothing to look at.
     pub fn learn(&self, image: &Image) {
         let surroundings = self.surroundings.get();
-        let known = &surroundings.topics;
+        let known = &surroundings.groups.topics;
         if image.version() <= known.version() {
             return;
         }
@@ -87,12 +95,15 @@ impl Shared {
         let table = table.letting_groups_remember(image.feature_level() >= CommandKind::SetTargetRemembering.since());
         let version = table.version();
         let newer = Surroundings {
-            config: surroundings.config.clone(),
-            topics: Arc::new(table),
+            groups: Arc::new(coordinator::Surroundings {
+                config: surroundings.groups.config.clone(),
+                topics: Arc::new(table),
+            }),
+            transactions: surroundings.transactions.clone(),
         };
         if self
             .surroundings
-            .set_if(newer, |known| known.topics.version() < version)
+            .set_if(newer, |known| known.groups.topics.version() < version)
         {
             self.driving.timers.wake(&KIND);
         }

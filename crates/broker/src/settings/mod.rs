@@ -32,6 +32,7 @@ mod source;
 mod storage;
 #[cfg(test)]
 mod tests;
+mod transactions;
 
 pub use cluster::ClusterSettings;
 pub use error::{Problem, SettingsError};
@@ -50,3 +51,4 @@ pub use retention::RetentionSettings;
 pub use schema::{Bound, Key, Kind, Section, Setting};
 pub use shutdown::ShutdownSettings;
 pub use storage::{DirectIo, StorageSettings};
+pub use transactions::TransactionSettings;

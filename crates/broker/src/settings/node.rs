@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::{
     ClusterSettings, GroupSettings, LimitSettings, ListenerSettings, LogSettings, MetricsSettings, Problem,
     ProduceSettings, RaftSettings, RepairSettings, RetentionSettings, Section, ShutdownSettings, StorageSettings,
-    listeners,
+    TransactionSettings, listeners,
 };
 
 /// The most seeds that a broker may list.
@@ -44,6 +44,8 @@ settings! {
             produce: ProduceSettings;
             /// Timing of consumer groups.
             groups: GroupSettings;
+            /// Limits of transactions.
+            transactions: TransactionSettings;
             /// Timing of retention.
             retention: RetentionSettings;
             /// Limits of the number of series in `/metrics`.

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::{
     BrokerSettings, ClusterSettings, GroupSettings, Key, LimitSettings, ListenerSettings, LogSettings, MetricsSettings,
     ProduceSettings, RaftSettings, RepairSettings, RetentionSettings, Section, ShutdownSettings, StorageSettings,
+    TransactionSettings,
 };
 
 const INTRODUCTION: &str = "\
@@ -37,6 +38,7 @@ pub fn markdown_reference() -> String {
     inner::<LimitSettings>(&mut text, "limits");
     inner::<ProduceSettings>(&mut text, "produce");
     inner::<GroupSettings>(&mut text, "groups");
+    inner::<TransactionSettings>(&mut text, "transactions");
     inner::<RetentionSettings>(&mut text, "retention");
     inner::<MetricsSettings>(&mut text, "metrics");
     inner::<ShutdownSettings>(&mut text, "shutdown");
