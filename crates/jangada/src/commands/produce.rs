@@ -108,24 +108,28 @@ pub async fn run(brokers: &Brokers, args: &ProduceArgs) -> Result<()> {
     }
     work.bar.finish_and_clear();
     let (sends, verdict) = work.verdict(ended);
-    match sends {
-        Sends::Plain(producer) => producer.close().await,
-        Sends::InTransaction(transaction) => {
-            let done = end(transaction, verdict.is_ok()).await;
-            return verdict.and(conclude(done, transactional).await);
-        }
+    match end(sends, verdict.is_ok()).await {
+        None => verdict,
+        Some(ended) => verdict.and(conclude(ended, transactional).await),
     }
-    verdict
 }
 
-/// Commits or aborts.
-async fn end(transaction: Transaction<'_>, commits: bool) -> std::result::Result<&'static str, ClientError> {
-    if commits {
-        transaction.commit().await?;
-        return Ok("the transaction is committed");
-    }
-    transaction.abort().await?;
-    Ok("the transaction is aborted: nothing of it will be seen")
+/// Closes the producer, or commits or aborts the transaction.
+async fn end(sends: Sends<'_>, commits: bool) -> Option<std::result::Result<&'static str, ClientError>> {
+    let ended = match sends {
+        Sends::Plain(producer) => {
+            producer.close().await;
+            return None;
+        }
+        Sends::InTransaction(transaction) if commits => {
+            transaction.commit().await.map(|_| "the transaction is committed")
+        }
+        Sends::InTransaction(transaction) => {
+            let aborted = transaction.abort().await;
+            aborted.map(|()| "the transaction is aborted: nothing of it will be seen")
+        }
+    };
+    Some(ended)
 }
 
 /// Says how the transaction ended; asks once more if that is not known.
