@@ -1,4 +1,4 @@
-//! The coordinator's shards that this broker has: Raft groups that hold consumer groups.
+//! The coordinator's shards that this broker has: Raft groups that hold consumer groups and transactional ids.
 //!
 //! ```text
 //!   GroupService --> CoordinatorReplica --> replica::Driver --> Leader (sessions, assignors) --> Command --> the shard's log
@@ -8,6 +8,7 @@
 //! ```
 //!
 //! - [`replica`]: decides requests, reads.
+//! - [`transactional`]: what a replica decides about transactional ids, which its shard holds too.
 //! - [`shared`]: what all of them share: settings, the cluster's topics.
 //! - [`creation`]: the topic that they are partitions of, which is created for the first who asks.
 //! - [`lag`]: how far the groups are behind.
@@ -22,6 +23,11 @@ mod lag;
 mod replica;
 mod shared;
 mod slowest;
+#[expect(
+    dead_code,
+    reason = "the services and tasks of transactions come with the next change"
+)]
+mod transactional;
 
 pub(crate) use creation::CoordinatorTopic;
 pub(crate) use lag::{LagSources, watch as watch_lag};

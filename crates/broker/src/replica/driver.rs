@@ -137,6 +137,20 @@ impl<L: Leader> Driver<L> {
         self.driven.damaged(&self.hosted, what)
     }
 
+    /// Has the leader's side do what takes no command, if this replica leads, is ready, and a quorum answers it.
+    pub fn with_leader<T>(&self, act: impl FnOnce(&mut L, &L::Machine, Now) -> T) -> Option<T> {
+        let mut state = self.driven.lock();
+        let now = self.driven.now();
+        self.refresh(&mut state, now);
+        let State {
+            machine, led, armed_ms, ..
+        } = &mut *state;
+        let led = led.as_mut()?;
+        let done = act(&mut led.leader, machine, now);
+        self.driven.arm_earlier(armed_ms, led.leader.next_deadline());
+        Some(done)
+    }
+
     /// Takes other surroundings, and does what is due by them.
     pub fn set_surroundings(&self, surroundings: L::Surroundings) {
         self.driven.surroundings().set(surroundings);
