@@ -27,7 +27,7 @@
 //! | [`client`](Client), `config` | the entry point and its settings |
 //! | `cluster` | calls to any broker or to a partition's leader, with retry; `backoff` has the delays, `attempts` what failed |
 //! | `channels` | HTTP/2 connections to each broker: one for calls, and one for each so many streams |
-//! | `offset_at` | finds offsets by position or by time |
+//! | `offset_at`, `isolation` | finds offsets by position or by time; which records of transactions are read |
 //! | `metadata` | the image of brokers, topics and leaders, and the cache that keeps it fresh and calls the brokers that it knows |
 //! | `notice` | the events that a client tells its user of: retries, waits, resets, skips |
 //! | `error`, `wire_error` | the errors that callers see, and the one place where gRPC's errors become those |
@@ -63,6 +63,7 @@ mod config;
 mod consumer;
 mod error;
 mod group;
+mod isolation;
 mod metadata;
 mod notice;
 mod offset_at;
@@ -83,14 +84,14 @@ pub use admin::{
 pub use client::Client;
 pub use config::ClientConfig;
 pub use consumer::{
-    ConsumedRecord, Consumer, ConsumerConfig, EndOffsets, Isolation, OffsetReset, OnBadBatch, RawBatches, Skipped,
-    StartAt,
+    ConsumedRecord, Consumer, ConsumerConfig, EndOffsets, OffsetReset, OnBadBatch, RawBatches, Skipped, StartAt,
 };
 pub use error::{ClientError, Rejection};
 pub use group::{
     Assignor, CommitMode, GroupConfig, GroupConsumer, GroupHandle, GroupMetadata, ListenerError, OffsetCommit,
     PartitionPosition, RebalanceListener, StartPositions, TopicPartition,
 };
+pub use isolation::Isolation;
 pub use jangada_env::Env;
 pub use jangada_types::{BrokerId, Codec, Header, Incarnation, NO_TIMESTAMP, QueueId, Reason, TopicId};
 pub use metadata::{PartitionMetadata, TopicMetadata};

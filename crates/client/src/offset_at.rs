@@ -3,8 +3,8 @@
 use jangada_proto::v1;
 
 use crate::cluster::Cluster;
-use crate::consumer::Isolation;
 use crate::error::ClientError;
+use crate::isolation::Isolation;
 use crate::metadata::TopicMetadata;
 
 /// The offset of a partition that is asked for, by position or by time.

@@ -35,7 +35,7 @@ pub struct TableChange {
     pub partition: u32,
     /// The record's offset.
     pub offset: i64,
-    /// The key.
+    /// The key that changes.
     pub key: Bytes,
     /// Its value before; none: it was not there.
     pub before: Option<Bytes>,

@@ -41,8 +41,8 @@ pub use types::{
 use crate::attempts::CallFailed;
 use crate::channels::RESPONSE_BYTES_MAX;
 use crate::cluster::{Cluster, Repeat};
-use crate::consumer::Isolation;
 use crate::error::ClientError;
+use crate::isolation::Isolation;
 
 /// Timeout of one attempt to create partitions. A broker waits up to 30 s until all brokers know the new leaders; then
 /// it says what it waited for.

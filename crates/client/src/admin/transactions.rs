@@ -22,7 +22,7 @@ pub struct TransactionListing {
 /// A transactional id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TransactionDescription {
-    /// The id.
+    /// The transactional id itself.
     pub transactional_id: String,
     /// Empty, Ongoing, PrepareCommit, PrepareAbort, CompleteCommit, CompleteAbort.
     pub state: String,
@@ -36,7 +36,7 @@ pub struct TransactionDescription {
     pub started_ms: Option<i64>,
     /// Partitions of the open transaction, or that do not know yet how it ended: the topic's id and the partition's index.
     pub partitions: Vec<(TopicId, u32)>,
-    /// Groups likewise.
+    /// Groups of which the same is true.
     pub groups: Vec<String>,
     /// The epoch of the last transaction that ended, and whether it was committed. `None`: none has.
     pub last: Option<(i32, bool)>,

@@ -2,8 +2,8 @@
 
 use jangada_types::limits::{FETCH_BYTES_DEFAULT, FETCH_BYTES_MAX};
 
-use super::isolation::Isolation;
 use crate::error::ClientError;
+use crate::isolation::Isolation;
 
 /// Where reading a partition begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

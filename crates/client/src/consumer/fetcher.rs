@@ -17,11 +17,11 @@ use tonic::{Code, Streaming};
 
 use super::config::OffsetReset;
 use super::inbox::{FetchSession, Fetched, Inbox, Window};
-use super::isolation::Isolation;
 use crate::backoff::Backoff;
 use crate::channels::StreamChannel;
 use crate::cluster::{Cluster, log_service};
 use crate::error::ClientError;
+use crate::isolation::Isolation;
 use crate::metadata::{LeaderLookup, TopicMetadata};
 use crate::notice::{Next, Notice, PositionReset, Trouble};
 use crate::offset_at::OffsetAt;

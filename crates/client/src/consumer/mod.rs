@@ -9,10 +9,10 @@
 mod config;
 mod fetcher;
 mod inbox;
-mod isolation;
 mod reader;
 mod record;
 mod subscribed;
+mod visible;
 
 use std::sync::Arc;
 
@@ -20,12 +20,12 @@ use futures::future::try_join_all;
 
 pub use config::{ConsumerConfig, OffsetReset, OnBadBatch, Skipped, StartAt};
 pub(crate) use inbox::FetchSession;
-pub use isolation::Isolation;
 pub(crate) use reader::{NextBatch, Reader};
 pub use record::{ConsumedRecord, RawBatches};
 
 use crate::cluster::Cluster;
 use crate::error::ClientError;
+use crate::isolation::Isolation;
 use crate::metadata::TopicMetadata;
 use crate::offset_at::OffsetAt;
 use subscribed::{Followed, Subscribed};

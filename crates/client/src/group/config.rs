@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use jangada_proto::v1;
 
-use crate::consumer::{ConsumerConfig, Isolation, OffsetReset, OnBadBatch};
+use crate::consumer::{ConsumerConfig, OffsetReset, OnBadBatch};
 use crate::error::ClientError;
+use crate::isolation::Isolation;
 
 /// When positions are committed, which decides what happens to records when a consumer fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

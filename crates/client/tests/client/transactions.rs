@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::consume::fill;
 use crate::fake::{Cluster, EndFault, Error, Fault};
-use crate::group::{committed, member, offsets, soon, take, until};
+use crate::group::{committed, config as group_config, member, offsets, soon, take, until};
 use crate::produce::{numbers, record, small_batches};
 
 async fn open(client: &Client) -> TransactionalProducer {
@@ -140,6 +140,28 @@ async fn nothing_of_an_aborted_transaction_is_seen_and_each_has_an_epoch_of_its_
         firsts.len() >= 3 && firsts.values().all(|first| *first == 0),
         "{firsts:?}"
     );
+}
+
+#[tokio::test]
+async fn an_answer_without_records_moves_the_position() {
+    let cluster = Cluster::start(1);
+    cluster.create_topic("t", 1);
+    let client = cluster.client().await;
+    fill(&client, 1, 0..10).await;
+    cluster.state().partition("t", 0).passes_to = Some(6);
+    let mut consumer = reader(&client, Isolation::Committed).await;
+    assert_eq!(soon(consumer.next_batch()).await.expect("it moved"), []);
+    assert_eq!(consumer.position("t", 0), Some(6));
+    assert_eq!(soon(consumer.next()).await.expect("a record").offset, 6);
+
+    // What a member has passed counts as finished, so that nothing lags at the end.
+    cluster.state().partition("t", 0).passes_to = Some(10);
+    let mut consumer = member(&client, group_config());
+    assert!(
+        timeout(Duration::from_millis(300), consumer.next()).await.is_err(),
+        "there is no more"
+    );
+    until("the end is committed", || committed(&cluster, 0) == Some(10)).await;
 }
 
 #[tokio::test]

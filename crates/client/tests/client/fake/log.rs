@@ -102,6 +102,15 @@ impl Broker {
                 .with("log_start_offset", partition.log_start)
                 .with("high_watermark", high_watermark));
         }
+        if let Some(to) = partition.passes_to.take_if(|to| *to > offset) {
+            return Ok(Some(v1::FetchResponse {
+                next_offset: to,
+                high_watermark,
+                log_start_offset: partition.log_start,
+                leader_epoch: partition.epoch,
+                ..Default::default()
+            }));
+        }
         let is_committed = start.isolation != i32::from(v1::Isolation::Uncommitted);
         let end = if is_committed {
             partition.last_stable_offset()

@@ -26,6 +26,8 @@ pub struct Partition {
     pub faults: VecDeque<Fault>,
     /// Headers of all batches that came, appended or not.
     pub attempts: Vec<BatchHeader>,
+    /// An answer from below this offset has nothing, and goes on with it, once.
+    pub passes_to: Option<i64>,
     producers: HashMap<i64, Producer>,
     /// The first offsets of open transactions, by producer.
     open: BTreeMap<i64, i64>,
@@ -59,6 +61,7 @@ impl Partition {
             tells_bounds: true,
             faults: VecDeque::new(),
             attempts: Vec::new(),
+            passes_to: None,
             producers: HashMap::new(),
             open: BTreeMap::new(),
             aborted: Vec::new(),

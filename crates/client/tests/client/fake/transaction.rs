@@ -25,7 +25,7 @@ pub enum EndFault {
 #[derive(Default)]
 pub struct Transactions {
     ids: BTreeMap<String, Id>,
-    /// Scripted ends.
+    /// The faults of the next ends.
     pub faults: VecDeque<EndFault>,
     /// All ends that took effect: the epoch, and whether it was a commit.
     pub ended: Vec<(i32, bool)>,

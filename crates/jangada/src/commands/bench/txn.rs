@@ -20,7 +20,7 @@ use crate::connect::connect;
 use crate::errors::{CliError, Result};
 use crate::output::{Show, plain_table};
 
-/// The figures.
+/// The figures of both kinds of records.
 #[derive(Debug, Serialize)]
 pub struct TxnReport {
     /// Number of transactions whose times are below.

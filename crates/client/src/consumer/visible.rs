@@ -1,4 +1,4 @@
-//! What a reader sees of transactions.
+//! Leaves out what a reader must not see of transactions.
 //!
 //! Brokers send all batches up to the end that the isolation allows, with the list of aborted transactions among them, and the reader
 //! leaves out what it must not see. So it still notices when batches are missing, which a reader that gets holes cannot.
@@ -8,27 +8,6 @@ use std::collections::BTreeSet;
 use bytes::{Bytes, BytesMut};
 use jangada_proto::v1;
 use jangada_types::batch::{BatchIter, EndMarker};
-
-/// Which records of transactions a reader sees. Records without a transaction are seen by all.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Isolation {
-    /// Those of committed transactions, in the order of their offsets: records behind the first one of an open transaction wait until
-    /// it has ended.
-    #[default]
-    Committed,
-    /// All records that a quorum has, those of open and of aborted transactions too.
-    Uncommitted,
-}
-
-impl Isolation {
-    pub(crate) fn wire(self) -> i32 {
-        match self {
-            Self::Committed => v1::Isolation::Committed,
-            Self::Uncommitted => v1::Isolation::Uncommitted,
-        }
-        .into()
-    }
-}
 
 /// The batches of a response that a reader sees: without control batches, and without those of the transactions in `aborted`, which is
 /// ordered by first offset. `None`: all are seen. What cannot be read is left to the decoder, with all behind it.
