@@ -408,7 +408,7 @@ impl PartitionState {
             return OpsReply::Applied(vec![refused; ops.sections.len()]);
         }
         let context = self.context(at);
-        self.slots.apply(&context, ops)
+        self.slots.apply(&context, ops, &())
     }
 
     /// The queues learn what is said of the records of a batch that was appended.

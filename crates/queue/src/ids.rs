@@ -5,6 +5,7 @@ use std::fmt;
 use jangada_types::CodecError;
 pub use jangada_types::QueueId;
 use jangada_types::replicated::{Sample, Seeds, Wire};
+use jangada_types::{ProducerEpoch, ProducerId};
 
 macro_rules! number {
     ($(#[$meta:meta])* $name:ident($inner:ty)) => {
@@ -79,4 +80,16 @@ impl LeaseId {
         // The first entry of a log has index 0, and no lease has the id 0.
         Self(((index + 1) << PLACE_BITS) | u64::from(place))
     }
+}
+
+/// Names a transaction, as every message between brokers does: the coordinator counts `seq` for each transactional id, and it never goes
+/// back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TransactionId {
+    /// Whose it is.
+    pub producer: ProducerId,
+    /// The epoch that its producer has in it.
+    pub epoch: ProducerEpoch,
+    /// Which transaction of its transactional id it is.
+    pub seq: u64,
 }

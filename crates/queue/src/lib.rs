@@ -15,7 +15,8 @@
 //! The machine of a partition is `PartitionState` of the crate `log`, which has [`Slots`] as a field and depends on this crate, not
 //! the other way round. A queue's commands and the appends go into one entry in three places (an append with marks gets its offset
 //! and writes rows by it; a carry appends and marks done; a schedule appends and moves on), and it is the log that gives offsets, so
-//! it calls down: [`Slots::apply`], [`Slots::appended`], [`Slots::judge_carry`] and [`Slots::carry`], [`Slots::cut_off`]. This crate
+//! it calls down: [`Slots::apply`], [`Slots::appended`], [`Slots::judge_carry`] and [`Slots::carry`], [`Slots::cut_off`]; and of transactions
+//! [`Slots::sent_in`] and [`Slots::end_transaction`]. This crate
 //! knows no batch and no producer, only offsets ([`Context`]). A third crate over both would have to take the commands' kinds, the
 //! snapshot and the retention away from `log` to no gain. A partition without queues has no bytes of them in its state.
 //!
@@ -47,10 +48,10 @@ pub use command::{
     ScheduleRefused, Section, SectionKind,
 };
 pub use engine::{Engine, Input, Output, Policy};
-pub use ids::{AttemptId, LeaseId, QueueId, SessionId, SlotId};
+pub use ids::{AttemptId, LeaseId, QueueId, SessionId, SlotId, TransactionId};
 pub use reply::{OpsReply, SectionRefused, SectionReply};
 pub use runs::{Run, Runs};
 pub use state::{
-    Context, DeadReason, DoneCause, Held, HeldState, KeepsOrder, MessageState, Schedule, ScheduleKey, Slot, SlotKind,
-    Slots,
+    Context, DeadReason, DoneCause, EndTransaction, EndedMessage, EndedTransaction, Held, HeldState, KeepsOrder,
+    MessageState, OpenTransaction, Schedule, ScheduleKey, Slot, SlotKind, Slots, Transactions, UndecidedTransaction,
 };

@@ -11,6 +11,9 @@ use crate::state::Held;
 /// what makes the state smaller is always taken. A state of this size goes into each checkpoint.
 pub const STATE_BYTES_MAX: usize = 64 << 20;
 
+/// Runs of records that one transaction may have in a partition with slots: batches that others' batches lie between. 1.5 MB.
+pub const TRANSACTION_RUNS_MAX: usize = 64 << 10;
+
 /// Slots of one partition.
 pub const SLOTS_MAX: usize = 1_000;
 

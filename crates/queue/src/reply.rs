@@ -37,6 +37,8 @@ pub enum SectionRefused {
     TooManySlots,
     /// The state of the partition's slots is as large as it may be.
     StateFull,
+    /// The transaction has ended, or another one of its producer has not.
+    TransactionOver,
     /// Nothing is on its way to another topic, or something else is.
     NotMoving,
     /// The log has, or had, records of transactions, which no queue can read.

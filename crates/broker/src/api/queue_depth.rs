@@ -326,8 +326,9 @@ fn depth(counts: &SlotCounts, oldest: Vec<OldestAge>) -> QueueDepth {
     let tally = &counts.tally;
     QueueDepth {
         ready: counts.ready,
-        delayed: counts.delayed,
-        leased: counts.leased,
+        // What is not decided waits as well, and what is acknowledged in a transaction is with its consumer still.
+        delayed: counts.delayed + counts.undecided,
+        leased: counts.leased + counts.staged,
         waiting: counts.waiting,
         dead: counts.dead,
         bytes: counts.bytes,

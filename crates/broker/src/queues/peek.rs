@@ -65,6 +65,8 @@ fn peeked(offset: u64, held: Option<&Held>) -> Peeked {
         HeldState::Waiting => (MessageState::Waiting, held.at_ms, 0),
         HeldState::Dead => (MessageState::Dead, 0, held.at_ms),
         HeldState::Moving => (MessageState::Moving, 0, held.at_ms),
+        // As long as its transaction is not over.
+        HeldState::Staged => (MessageState::Leased, 0, 0),
     };
     let reason = held.reason.map_or("", word);
     Peeked {

@@ -252,6 +252,7 @@ pub(super) fn settle_to(queue: QueueId, partition: PartitionIndex, items: &[Sett
                 }),
                 Settlement::Release => SettlementMessage::Release(v1::Release {}),
                 Settlement::Reject => SettlementMessage::Reject(v1::Reject::default()),
+                Settlement::AckIn { .. } => unreachable!("no client can say it yet"),
                 Settlement::Extend { lease_ms } => SettlementMessage::Extend(v1::Extend {
                     lease_ms: u32::try_from(lease_ms).unwrap_or(u32::MAX),
                 }),
@@ -281,6 +282,9 @@ fn settled_name(settled: Settled) -> v1::Settled {
         Settled::Done => v1::Settled::Done,
         Settled::AlreadySettled => v1::Settled::Already,
         Settled::LeaseLost => v1::Settled::LeaseLost,
+        Settled::InTransaction | Settled::TransactionOver | Settled::Full => {
+            unreachable!("the partition's leader makes errors of them")
+        }
     }
 }
 

@@ -35,13 +35,16 @@ impl Slots {
             return Err(CarryRefused::GroupSlot);
         }
         let next = context.next();
+        let stable = self.stable(next);
         for offset in carry.messages.offsets() {
             if offset >= next || offset < context.start() {
                 return Err(CarryRefused::Unknown { offset });
             }
             let is_out = self.slots.values().any(|slot| match slot.state(offset, next) {
-                MessageState::Held(held) => held.state == HeldState::Moving,
-                MessageState::Beyond | MessageState::Done | MessageState::Free => false,
+                MessageState::Held(held) => matches!(held.state, HeldState::Moving | HeldState::Staged),
+                // What is not decided would go out from its new place.
+                MessageState::Free => offset >= stable,
+                MessageState::Beyond | MessageState::Done => false,
             });
             if is_out {
                 return Err(CarryRefused::Out { offset });

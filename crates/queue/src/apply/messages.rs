@@ -37,7 +37,7 @@ pub(super) struct Death {
 
 impl Slot {
     /// Takes each message, or says which were refused.
-    fn each(&mut self, messages: &Runs, mut take: impl FnMut(&mut Self, usize, u64) -> bool) -> Runs {
+    pub(super) fn each(&mut self, messages: &Runs, mut take: impl FnMut(&mut Self, usize, u64) -> bool) -> Runs {
         let mut refused = Runs::default();
         for (at, offset) in messages.offsets().enumerate() {
             if !take(self, at, offset) {
@@ -47,7 +47,7 @@ impl Slot {
         refused
     }
 
-    pub(super) fn grant(&mut self, next: u64, grant: &Grant<'_>, messages: &Runs) -> Runs {
+    pub(super) fn grant(&mut self, ends: (u64, u64), grant: &Grant<'_>, messages: &Runs) -> Runs {
         let lease = Lease {
             session: grant.session,
             attempt: grant.attempt,
@@ -59,13 +59,13 @@ impl Slot {
             if offset.saturating_sub(slot.floor) >= SPAN_MAX {
                 return false;
             }
-            let (failures, deliveries, reason) = match slot.state(offset, next) {
+            let (failures, deliveries, reason) = match slot.decided_state(offset, ends) {
                 MessageState::Free => (0, 0, None),
                 MessageState::Held(held) => match held.state {
                     HeldState::Waiting => (held.failures, held.deliveries, held.reason),
                     // The lease ran out: only then the leader grants it again.
                     HeldState::Leased => (held.failures.saturating_add(1), held.deliveries, held.reason),
-                    HeldState::Dead | HeldState::Moving => return false,
+                    HeldState::Dead | HeldState::Moving | HeldState::Staged => return false,
                 },
                 MessageState::Beyond | MessageState::Done => return false,
             };
@@ -89,18 +89,23 @@ impl Slot {
         refused
     }
 
-    pub(super) fn settle(&mut self, next: u64, cause: DoneCause, messages: &Runs) -> Runs {
+    pub(super) fn settle(&mut self, ends: (u64, u64), cause: DoneCause, messages: &Runs) -> Runs {
         self.each(messages, |slot, _, offset| {
-            let fits = match slot.state(offset, next) {
+            let fits = match slot.decided_state(offset, ends) {
+                // Its sender may cancel what is not decided, and it is for no slot whatever is decided.
+                MessageState::Beyond if offset < ends.1 => {
+                    matches!(cause, DoneCause::Cancelled | DoneCause::NotRouted)
+                }
                 MessageState::Free => !matches!(cause, DoneCause::Acked | DoneCause::Forwarded | DoneCause::Purged),
                 MessageState::Held(held) => match held.state {
                     // One whose lease has run out may expire.
-                    HeldState::Leased => matches!(cause, DoneCause::Acked | DoneCause::Expired),
-                    HeldState::Waiting => {
-                        matches!(cause, DoneCause::Expired | DoneCause::Cancelled | DoneCause::Length)
-                    }
+                    HeldState::Leased => matches!(cause, DoneCause::Acked | DoneCause::Expired | DoneCause::Void),
+                    HeldState::Waiting => matches!(
+                        cause,
+                        DoneCause::Expired | DoneCause::Cancelled | DoneCause::Length | DoneCause::Void
+                    ),
                     HeldState::Dead => cause == DoneCause::Purged,
-                    HeldState::Moving => false,
+                    HeldState::Moving | HeldState::Staged => false,
                 },
                 MessageState::Beyond | MessageState::Done => false,
             };
@@ -138,21 +143,26 @@ impl Slot {
             let Some(held) = slot.leased(offset) else {
                 return false;
             };
-            let deliveries = held.deliveries - u16::from(unseen);
-            if deliveries == 0 && held.failures == 0 && held.reason.is_none() {
-                slot.unhold(offset);
-                return true;
-            }
-            let waiting = Held {
-                lease: LeaseId::NONE,
-                at_ms: now_ms,
-                deliveries,
-                state: HeldState::Waiting,
-                ..held
-            };
-            slot.hold(offset, waiting);
+            slot.give_back(offset, held, now_ms, unseen);
             true
         })
+    }
+
+    /// A message that somebody had goes out again at once.
+    pub(super) fn give_back(&mut self, offset: u64, held: Held, now_ms: u64, unseen: bool) {
+        let deliveries = held.deliveries - u16::from(unseen);
+        if deliveries == 0 && held.failures == 0 && held.reason.is_none() {
+            self.unhold(offset);
+            return;
+        }
+        let waiting = Held {
+            lease: LeaseId::NONE,
+            at_ms: now_ms,
+            deliveries,
+            state: HeldState::Waiting,
+            ..held
+        };
+        self.hold(offset, waiting);
     }
 
     pub(super) fn extend(&mut self, messages: &Runs, deadline_ms: u64) -> Runs {
@@ -165,9 +175,15 @@ impl Slot {
         })
     }
 
-    pub(super) fn kill(&mut self, next: u64, messages: &Runs, death: &Death, (keys, lanes): (&[u64], &[u32])) -> Runs {
+    pub(super) fn kill(
+        &mut self,
+        ends: (u64, u64),
+        messages: &Runs,
+        death: &Death,
+        (keys, lanes): (&[u64], &[u32]),
+    ) -> Runs {
         self.each(messages, |slot, at, offset| {
-            let before = match slot.state(offset, next) {
+            let before = match slot.decided_state(offset, ends) {
                 MessageState::Free => Held {
                     lease: LeaseId::NONE,
                     key: keys.get(at).copied().unwrap_or(0),
@@ -180,7 +196,7 @@ impl Slot {
                 },
                 MessageState::Held(held) => match held.state {
                     HeldState::Leased | HeldState::Waiting => *held,
-                    HeldState::Dead | HeldState::Moving => return false,
+                    HeldState::Dead | HeldState::Moving | HeldState::Staged => return false,
                 },
                 MessageState::Beyond | MessageState::Done => return false,
             };

@@ -3,6 +3,7 @@
 mod append;
 mod messages;
 mod schedules;
+mod transactions;
 
 use jangada_types::CodecError;
 
@@ -11,17 +12,22 @@ use crate::ids::{LeaseId, SlotId};
 use crate::limits::SLOTS_MAX;
 use crate::reply::{OpsReply, SectionRefused, SectionReply};
 use crate::runs::Runs;
-use crate::state::{Context, DoneCause, Slot, Slots};
+use crate::state::{Context, DoneCause, Slot, Slots, Transactions};
 use messages::{Death, Grant};
 
 impl Slots {
-    /// Applies a [`QueueOps`] that was committed.
-    pub fn apply(&mut self, context: &Context, ops: &QueueOps) -> OpsReply {
+    /// Applies a [`QueueOps`] that was committed, in a partition that has these transactions; `&()`: it has none.
+    pub fn apply(&mut self, context: &Context, ops: &QueueOps, transactions: &dyn Transactions) -> OpsReply {
         if ops.term != context.at.term {
             return OpsReply::LeaderChanged;
         }
         let sections = ops.sections.iter().enumerate();
-        let replies = sections.map(|(place, section)| self.apply_section(context, ops.now_ms, place, section));
+        let replies = sections.map(|(place, section)| match section {
+            Section::Open { .. } => self.open(context, section, transactions),
+            Section::Close { slot } => self.close(*slot),
+            Section::Stage { .. } => self.stage(context, ops.now_ms, section, transactions),
+            _ => self.apply_section(context, ops.now_ms, place, section),
+        });
         OpsReply::Applied(replies.collect())
     }
 
@@ -34,14 +40,8 @@ impl Slots {
     }
 
     fn apply_section(&mut self, context: &Context, now_ms: u64, place: usize, section: &Section) -> SectionReply {
-        if let Section::Open { .. } = section {
-            return self.open(context, section);
-        }
-        let is_full = self.is_full();
+        let (is_full, stable) = (self.is_full(), self.stable(context.next()));
         let id = section.slot().unwrap_or_default();
-        if let Section::Close { .. } = section {
-            return self.close(id);
-        }
         let changed = self.change(id, |slot| {
             let refused = match section {
                 Section::Grant { .. } if is_full => return Err(SectionRefused::StateFull),
@@ -54,7 +54,7 @@ impl Slots {
                     lanes,
                     ..
                 } => slot.grant(
-                    context.next(),
+                    (stable, context.next()),
                     &Grant {
                         id: LeaseId::of(context.at.index, place),
                         session: *session,
@@ -66,11 +66,16 @@ impl Slots {
                     },
                     messages,
                 ),
-                _ => slot.apply(context, now_ms, section)?,
+                _ => slot.apply(context, stable, now_ms, section)?,
             };
             slot.raise_floor();
             Ok(refused)
         });
+        match section {
+            Section::Purge { .. } => self.forget_staged(id, self.slots.get(&id).map_or(0, Slot::floor)),
+            Section::Seek { .. } => self.forget_staged(id, u64::MAX),
+            _ => {}
+        }
         match changed {
             None => SectionReply::Refused(SectionRefused::UnknownSlot),
             Some(Err(refused)) => SectionReply::Refused(refused),
@@ -78,7 +83,7 @@ impl Slots {
         }
     }
 
-    fn open(&mut self, context: &Context, section: &Section) -> SectionReply {
+    fn open(&mut self, context: &Context, section: &Section, transactions: &dyn Transactions) -> SectionReply {
         let Section::Open {
             queue,
             slot_kind,
@@ -99,7 +104,11 @@ impl Slots {
         let start = (*start).clamp(context.start(), context.next());
         let slot = Slot::new(*queue, *slot_kind, *order, start);
         self.bytes += slot.state_bytes();
+        let is_first = self.slots.is_empty();
         self.slots.insert(id, slot);
+        if is_first {
+            self.open_before(transactions.open());
+        }
         SectionReply::Opened(id)
     }
 
@@ -109,6 +118,10 @@ impl Slots {
         };
         self.bytes -= slot.state_bytes();
         self.schedules.retain(|(of, _), _| *of != id);
+        match self.slots.is_empty() {
+            true => self.forget_undecided(),
+            false => self.forget_staged(id, u64::MAX),
+        }
         SectionReply::Taken {
             refused: Runs::default(),
         }
@@ -116,8 +129,15 @@ impl Slots {
 }
 
 impl Slot {
-    /// Applies a section that is about this slot. Gives the messages that were not as the leader saw them.
-    fn apply(&mut self, context: &Context, now_ms: u64, section: &Section) -> Result<Runs, SectionRefused> {
+    /// Applies a section that is about this slot. Gives the messages that were not as the leader saw them. Nothing from `stable` on is
+    /// decided.
+    fn apply(
+        &mut self,
+        context: &Context,
+        stable: u64,
+        now_ms: u64,
+        section: &Section,
+    ) -> Result<Runs, SectionRefused> {
         let next = context.next();
         let refused = match section {
             Section::Seek { to, .. } => {
@@ -126,10 +146,11 @@ impl Slot {
                 Runs::default()
             }
             Section::Purge { to, .. } => {
-                self.finish_below((*to).min(next), DoneCause::Purged);
+                // What is not decided is not in the queue yet.
+                self.finish_below((*to).min(stable), DoneCause::Purged);
                 Runs::default()
             }
-            Section::Done { cause, messages, .. } => self.settle(next, *cause, messages),
+            Section::Done { cause, messages, .. } => self.settle((stable, next), *cause, messages),
             Section::Retry {
                 messages,
                 delays_ms,
@@ -153,7 +174,7 @@ impl Slot {
                     now_ms,
                     failed: *failed != 0,
                 };
-                self.kill(next, messages, &death, (keys, lanes))
+                self.kill((stable, next), messages, &death, (keys, lanes))
             }
             Section::Moving {
                 messages,
@@ -164,7 +185,7 @@ impl Slot {
             Section::Moved { arrived, .. } => self.forwarded(*arrived != 0)?,
             Section::Redrive { messages, .. } => self.redrive(messages, now_ms),
             Section::Floor { to, .. } => self.skip((*to).min(next)),
-            Section::Open { .. } | Section::Close { .. } | Section::Grant { .. } => {
+            Section::Open { .. } | Section::Close { .. } | Section::Grant { .. } | Section::Stage { .. } => {
                 unreachable!("the caller applies it")
             }
         };

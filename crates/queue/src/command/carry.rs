@@ -35,7 +35,8 @@ pub enum CarryRefused {
     GroupSlot,
     /// There is no slot, so nobody asks for the messages.
     NoSlot,
-    /// A message is on its way to another topic, with a batch that names it by its offset.
+    /// A message is on its way to another topic, with a batch that names it by its offset; or it belongs to a transaction that is not
+    /// over, or is acknowledged in one.
     Out {
         /// The offset of the message.
         offset: u64,

@@ -1,10 +1,10 @@
 //! The sections of a [`QueueOps`](crate::QueueOps): what becomes of messages, decided by the leader.
 //!
-//! A section has no feature level of its own: it goes into a log only in a `QueueOps`, and that command has one. A section that is
-//! added later declares it.
+//! A section has no feature level of its own: it goes into a log only in a `QueueOps`, and that command has one. A section that was
+//! added later declares it, and nobody proposes it before all brokers have that level.
 
-use jangada_types::CodecError;
 use jangada_types::frame::malformed;
+use jangada_types::{CodecError, ProducerEpoch, ProducerId};
 
 use crate::ids::{AttemptId, QueueId, SessionId, SlotId};
 use crate::runs::Runs;
@@ -193,6 +193,25 @@ jangada_types::replicated! {
             #[prost(uint64, tag = "2")]
             to: u64,
         },
+        /// Leased messages are acknowledged in a transaction: they are done when it is committed, and given back when it is aborted. Until
+        /// then nothing else becomes of them. Those that it has acknowledged already are taken, too.
+        Stage = 15 since 8 {
+            /// The slot's number.
+            #[prost(uint32, tag = "1")]
+            slot: SlotId as u32,
+            /// Whose transaction it is.
+            #[prost(int64, tag = "2")]
+            producer: ProducerId as i64,
+            /// The epoch that its producer has in it.
+            #[prost(int32, tag = "3")]
+            epoch: ProducerEpoch as i32,
+            /// Which transaction of its transactional id it is.
+            #[prost(uint64, tag = "4")]
+            seq: u64,
+            /// The offsets of the messages that are acknowledged.
+            #[prost(uint64, repeated, tag = "5")]
+            messages: Runs as Vec<u64>,
+        },
     }
 }
 
@@ -213,7 +232,8 @@ impl Section {
             | Self::Moving { slot, .. }
             | Self::Moved { slot, .. }
             | Self::Redrive { slot, .. }
-            | Self::Floor { slot, .. } => Some(*slot),
+            | Self::Floor { slot, .. }
+            | Self::Stage { slot, .. } => Some(*slot),
         }
     }
 
@@ -227,7 +247,8 @@ impl Section {
             | Self::Extend { messages, .. }
             | Self::Dead { messages, .. }
             | Self::Moving { messages, .. }
-            | Self::Redrive { messages, .. } => Some(messages),
+            | Self::Redrive { messages, .. }
+            | Self::Stage { messages, .. } => Some(messages),
             Self::Open { .. }
             | Self::Close { .. }
             | Self::Seek { .. }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::command::Section;
 use crate::engine::desk::Ready;
 use crate::engine::io::RequestId;
-use crate::ids::SlotId;
+use crate::ids::{SlotId, TransactionId};
 use crate::limits::OPS_BYTES;
 use crate::runs::Runs;
 use crate::state::{DeadReason, DoneCause};
@@ -18,6 +18,7 @@ pub(super) enum Change {
     Release { unseen: bool },
     Extend { duration_ms: u64 },
     Dead { reason: DeadReason, failed: bool },
+    Stage(TransactionId),
 }
 
 /// A change of one message, and who waits for it.
@@ -81,6 +82,13 @@ impl Group {
                 slot,
                 messages,
                 duration_ms,
+            },
+            Change::Stage(TransactionId { producer, epoch, seq }) => Section::Stage {
+                slot,
+                producer,
+                epoch,
+                seq,
+                messages,
             },
             // One that nobody had yet is dead with its key and lane, or it would come back without them.
             Change::Dead { reason, failed } => Section::Dead {

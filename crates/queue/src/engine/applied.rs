@@ -10,6 +10,7 @@ use crate::engine::io::{Answer, Delivered, Output, Settled, Ticket};
 use crate::engine::part::{Grant, Part};
 use crate::engine::policy::{OnDead, Order};
 use crate::engine::step::Engine;
+use crate::engine::transactions::refusal;
 use crate::engine::walk::View;
 use crate::ids::{AttemptId, LeaseId, SlotId};
 use crate::reply::{OpsReply, SectionRefused, SectionReply};
@@ -87,6 +88,8 @@ impl Engine {
                 desk.purged(change);
                 if is_refused && act.waits.is_none() {
                     desk.refused(slot, &act.ready, end);
+                } else if is_refused && matches!(change, Change::Stage(_)) {
+                    desk.not_staged(slot, &act.ready);
                 }
                 if !is_refused {
                     desk.counts_change(change);
@@ -95,7 +98,11 @@ impl Engine {
                 }
             }
             if let Some((request, place)) = act.waits {
-                let settled = if is_refused { Settled::LeaseLost } else { Settled::Done };
+                let settled = if is_refused {
+                    refusal(change, reply)
+                } else {
+                    Settled::Done
+                };
                 self.settled(request, place, settled, out);
             }
         }
@@ -292,6 +299,8 @@ impl Desk {
                 self.retries.insert((due, ready.offset));
             }
             Change::Release { .. } => self.give_back(*ready),
+            // What becomes of it is said by the end of its transaction.
+            Change::Stage(_) => {}
             Change::Done(_) => self.free_key(view.slot, ready.key, ready.origin),
             Change::Dead { .. } => {
                 if self.policy.order != Order::ByKey(OnDead::Block) {

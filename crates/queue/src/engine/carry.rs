@@ -129,10 +129,12 @@ impl Engine {
             return;
         }
         let mut chosen = Vec::new();
+        // What is not decided would be at its new place.
+        let until = plan.until.min(slots.stable(end));
         for _ in 0..WALK_MAX {
             let undone = slots.iter().map(|(_, slot)| slot.next_undone(plan.next)).min();
             plan.next = undone.unwrap_or(end).max(plan.next);
-            if plan.next >= plan.until.min(end) || chosen.len() as u64 >= plan.batch {
+            if plan.next >= until || chosen.len() as u64 >= plan.batch {
                 break;
             }
             if plan.next >= plan.marks.known_to() && plan.next < slots.marks_end() {
@@ -149,7 +151,7 @@ impl Engine {
             }
             plan.next = offset + 1;
         }
-        let is_over = plan.next >= plan.until.min(end);
+        let is_over = plan.next >= until;
         let is_blind = !is_over && plan.next >= plan.marks.known_to() && plan.next < slots.marks_end();
         if !chosen.is_empty() {
             self.carry(chosen, out);
@@ -207,7 +209,7 @@ impl Engine {
                         desk.end_lease(&view, offset, &mut self.acts);
                         desk.lease_stays(&view, offset, self.carrier.bounds.leased_ms)
                     }
-                    HeldState::Moving => true,
+                    HeldState::Moving | HeldState::Staged => true,
                     HeldState::Waiting | HeldState::Dead => false,
                 };
             }

@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use crate::engine::depth::{Amount, Full, Limit, Oldest, Room, SlotCounts, depth};
+use crate::engine::depth::{Amount, Full, Limit, Oldest, Room, SlotCounts, depth, undecided};
 use crate::engine::desk::Desk;
 use crate::engine::policy::Overflow;
 use crate::engine::step::Engine;
@@ -81,10 +81,11 @@ impl Engine {
         }
     }
 
-    /// Messages that were appended to the slot's own log since this engine began, those of a carry left out.
+    /// Messages that were appended to the slot's own log since this engine began, those of a carry, and what never was a message, left
+    /// out.
     fn sent_since(&self, slot: &Slot, end: u64) -> u64 {
         let (first_end, carried) = self.began_at.unwrap_or((end, 0));
-        let carried = slot.settled(DoneCause::Carried).saturating_sub(carried);
+        let carried = not_sent(slot).saturating_sub(carried);
         match slot.kind() {
             SlotKind::Owned => (end - first_end).saturating_sub(carried),
             SlotKind::Group | SlotKind::Bound => 0,
@@ -93,7 +94,7 @@ impl Engine {
 
     /// Where this engine begins to count.
     pub(super) fn begins_to_count(&mut self, slots: &Slots, end: u64) {
-        let carried = slots.iter().map(|(_, slot)| slot.settled(DoneCause::Carried)).max();
+        let carried = slots.iter().map(|(_, slot)| not_sent(slot)).max();
         self.began_at.get_or_insert((end, carried.unwrap_or(0)));
     }
 
@@ -101,18 +102,21 @@ impl Engine {
     pub fn counts(&self, slots: &Slots, end: u64, id: SlotId) -> Option<SlotCounts> {
         let (desk, slot) = (self.desks.get(&id)?, slots.slot(id)?);
         let counts = slot.counts();
-        let free = slot.free(end);
-        let delayed = desk.delayed(slot, end).min(free);
+        let (free, stable) = (slot.free(end), slots.stable(end));
+        let undecided = undecided(slot, (stable, end));
+        let delayed = desk.delayed(slot, stable).min(free - undecided);
         Some(SlotCounts {
-            ready: free - delayed,
+            ready: free - undecided - delayed,
             delayed,
             leased: counts.leased,
             waiting: counts.waiting,
             dead: counts.dead,
+            staged: counts.staged,
+            undecided,
             bytes: self.scale.bytes_of(depth(slot, end)),
             consumers: desk.consumers.iter().count() as u64,
             first: Some(slot.floor()).filter(|floor| *floor < end),
-            oldest: desk.oldest(slot, end),
+            oldest: desk.oldest(slot, stable),
             tripped: desk.breaker.tripped(),
             stuck_since_ms: desk.forwarder.stuck_since_ms,
             tally: Tally {
@@ -126,6 +130,11 @@ impl Engine {
             },
         })
     }
+}
+
+/// Offsets of a slot that nobody sent anything with.
+fn not_sent(slot: &Slot) -> u64 {
+    slot.settled(DoneCause::Carried) + slot.settled(DoneCause::Void)
 }
 
 impl Desk {
@@ -144,7 +153,7 @@ impl Desk {
             let mut returned = self.returned.range((Reverse(lane), 0)..=(Reverse(lane), u64::MAX));
             let returned = returned.next().map(|(_, ready)| (ready.origin, ready.offset));
             let ahead = match self.lanes.get(&lane) {
-                Some(known) => known.front().map(|(offset, _)| *offset),
+                Some(known) => known.front().map(|(offset, _)| *offset).filter(|offset| *offset < end),
                 None => Some(slot.next_undone(self.cursor)).filter(|offset| *offset < end && self.head_at_ms.is_none()),
             };
             let first = returned.into_iter().chain(ahead.map(|offset| (offset, offset))).min();

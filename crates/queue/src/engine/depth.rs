@@ -74,6 +74,10 @@ pub struct SlotCounts {
     pub waiting: u64,
     /// Messages that do not go out any more, and are kept.
     pub dead: u64,
+    /// Messages that are acknowledged in transactions that are not over.
+    pub staged: u64,
+    /// Messages that belong to a transaction that is not over, or lie behind one.
+    pub undecided: u64,
     /// Bytes of the records that are neither done nor dead, by the mean size of a record.
     pub bytes: u64,
     /// Consumers that have a stream, or wait with a receive.
@@ -145,9 +149,19 @@ impl Scale {
     }
 }
 
-/// The messages that count against the limits of a queue.
+/// The messages that count against the limits of a queue, those that are not decided included: what was admitted has its place.
 pub(super) fn depth(slot: &Slot, end: u64) -> u64 {
     slot.undone(end) - slot.counts().dead
+}
+
+/// Messages that are not decided, or lie behind one that is not.
+pub(super) fn undecided(slot: &Slot, (stable, end): (u64, u64)) -> u64 {
+    if stable < end { slot.free_within(stable, end) } else { 0 }
+}
+
+/// Those of them that are decided: no message goes for one that may never have been.
+pub(super) fn decided_depth(slot: &Slot, (stable, end): (u64, u64)) -> u64 {
+    depth(slot, end) - undecided(slot, (stable, end))
 }
 
 impl Slot {

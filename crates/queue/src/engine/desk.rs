@@ -239,6 +239,8 @@ impl Desk {
                     blocks
                 }
                 HeldState::Dead => blocks,
+                // Nobody has it, and it may come back.
+                HeldState::Staged => true,
             };
             if keeps_busy && self.policy.is_keyed() && held.key != 0 {
                 self.keys.take(held.key, slot.origin(offset));

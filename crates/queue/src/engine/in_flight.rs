@@ -41,14 +41,15 @@ impl Desk {
         match change {
             Change::Dead { reason, .. } => self.tally.died(reason),
             Change::Done(cause) => self.tally.ended(cause),
-            Change::Retry { .. } | Change::Release { .. } | Change::Extend { .. } => {}
+            Change::Retry { .. } | Change::Release { .. } | Change::Extend { .. } | Change::Stage(_) => {}
         }
     }
 
-    /// Messages that are with consumers, or on their way to them. One whose lease has run out goes out again, and takes no other's place.
+    /// Messages that are with consumers, or on their way to them, or acknowledged in transactions that are not over. One whose lease has
+    /// run out goes out again, and takes no other's place.
     pub(super) fn in_flight(&self, slot: &Slot) -> u64 {
         let run_out = self.out.run_out() as u64;
-        (self.busy.len() as u64 + slot.counts().leased).saturating_sub(run_out)
+        (self.busy.len() as u64 + slot.counts().leased + slot.counts().staged).saturating_sub(run_out)
     }
 
     /// Whether a session may have another message.

@@ -5,9 +5,9 @@ use bytes::Bytes;
 use crate::command::{Carry, Fire, Marks, QueueOps, Section};
 use crate::engine::consumers::Waiter;
 use crate::engine::policy::Policy;
-use crate::ids::{AttemptId, LeaseId, SessionId, SlotId};
+use crate::ids::{AttemptId, LeaseId, SessionId, SlotId, TransactionId};
 use crate::reply::{OpsReply, SectionReply};
-use crate::state::{DeadReason, ScheduleKey};
+use crate::state::{DeadReason, EndedTransaction, ScheduleKey};
 use crate::tables::MarkRow;
 
 macro_rules! number {
@@ -56,6 +56,12 @@ pub enum Settlement {
         /// Milliseconds from the time at which the engine is told.
         lease_ms: u64,
     },
+    /// It is done if the transaction is committed, and goes out again, without a failure, if it is aborted. Until then it is with nobody.
+    /// This partition is among those that are told of the transaction's end.
+    AckIn {
+        /// The transaction.
+        transaction: TransactionId,
+    },
 }
 
 /// One message to settle, named by its token.
@@ -78,6 +84,12 @@ pub enum Settled {
     AlreadySettled,
     /// The lease is not the message's any more, or never was.
     LeaseLost,
+    /// It is acknowledged in a transaction that is not over, and nothing else becomes of it before.
+    InTransaction,
+    /// The transaction that it was to be acknowledged in is over, or another one of its producer is not.
+    TransactionOver,
+    /// The state of the partition's slots is as large as it may be: no more is acknowledged in transactions.
+    Full,
 }
 
 /// What the engine is told.
@@ -243,6 +255,18 @@ pub enum Input {
     },
     /// The log begins elsewhere, whatever was not done below. The slots have it already.
     CutOff,
+    /// A transaction is over: what was sent in it, and behind it, may go out. The slots have it already.
+    Ended(EndedTransaction),
+    /// What was handed out are no messages: control records, or those of a transaction that was aborted before the slot was there. Nobody
+    /// has seen them.
+    Void {
+        /// The slot of the queue.
+        slot: SlotId,
+        /// Whom they were for.
+        to: Waiter,
+        /// The messages, with their leases.
+        messages: Vec<(u64, LeaseId)>,
+    },
     /// Time has passed.
     Tick,
     /// Leadership is to go to another broker: nothing is granted any more.

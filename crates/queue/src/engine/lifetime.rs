@@ -131,7 +131,9 @@ impl Desk {
 
     /// Somebody waits for messages, has some, or sends some right now.
     fn is_in_use(&self, slot: &Slot) -> bool {
-        self.consumers.iter().next().is_some() || slot.counts().leased > 0 || self.sending.messages > 0
+        self.consumers.iter().next().is_some()
+            || slot.counts().leased + slot.counts().staged > 0
+            || self.sending.messages > 0
     }
 
     /// When the queue has not been used for so long that it is to go.

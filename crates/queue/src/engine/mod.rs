@@ -19,6 +19,7 @@
 //! - `receive`: who asks once, or again. `settle`: what consumers say of messages. `rows`: what was looked up, and what was carried.
 //! - `carry`: what is appended again, so that a log can be cut. `counts`: limits, and what is shown. `lifetime`: what has an end
 //!   besides its settlement. `cut`: what retention took. `forward`: dead letters on their way to another topic. `fire`: schedules.
+//! - `transactions`: what is acknowledged in transactions.
 //! - `desk`: what the leader knows of one slot. `walk`: the next message of it. `lanes`, `timers`, `keys`, `consumers`: its parts, with
 //!   `ahead`, `breaker`, `carrier`, `depth`, `expiries`, `firing`, `forwarder`.
 //! - `outs`: the messages that are leased. `tally`: what has come of messages, for people. `in_flight`: how many may be with consumers.
@@ -56,6 +57,7 @@ mod settle;
 mod step;
 mod tally;
 mod timers;
+mod transactions;
 mod walk;
 
 pub use breaker::{TripCause, Tripped};

@@ -8,7 +8,7 @@ use crate::command::{QueueOps, Section};
 use crate::engine::acts::{ACT_BYTES, ACTS_MAX, Act, Change, grouped};
 use crate::engine::applied::named_by;
 use crate::engine::consumers::Waiter;
-use crate::engine::depth::{Scale, depth};
+use crate::engine::depth::{Scale, decided_depth};
 use crate::engine::desk::{Desk, Ready};
 use crate::engine::io::{Output, ReadId, RequestId, RowsWanted, Ticket};
 use crate::engine::part::{Grant, Part};
@@ -402,7 +402,7 @@ impl Desk {
     fn expire(&mut self, view: &View<'_>, scale: Scale, acts: &mut Vec<Act>) -> bool {
         let mut walked = 0;
         // What commands under way are about may be gone with them.
-        let stays = depth(view.slot, view.end).saturating_sub(self.busy.len() as u64);
+        let stays = decided_depth(view.slot, (view.stable, view.end)).saturating_sub(self.busy.len() as u64);
         let mut over = scale.over(&self.policy, stays);
         if over == 0 && self.policy.expired.is_none() {
             // What is not due is passed and counted, though nobody asks.

@@ -121,14 +121,20 @@ impl Engine {
     }
 
     /// Messages did not reach whom they were for. Those that somebody else has since stay there.
-    pub(super) fn undelivered(&mut self, slots: &Slots, end: u64, id: SlotId, to: Waiter, messages: &[(u64, LeaseId)]) {
+    pub(super) fn unseen(
+        &mut self,
+        slots: &Slots,
+        end: u64,
+        (id, to, change): (SlotId, Waiter, Change),
+        messages: &[(u64, LeaseId)],
+    ) {
         let Some(slot) = slots.slot(id) else { return };
         for (offset, lease) in messages {
             let offset = slot.place(*offset);
             let desk = self.desks.get(&id);
             let is_theirs = desk.is_some_and(|desk| desk.has(offset, to));
             if is_theirs && slot.held(offset).is_some_and(|held| held.lease == *lease) {
-                self.give_up(slots, end, id, offset, Change::Release { unseen: true });
+                self.give_up(slots, end, id, offset, change);
             }
         }
     }

@@ -5,6 +5,7 @@ use crate::engine::desk::Desk;
 use crate::engine::io::{Answer, Output, ReadId, RequestId, RowsWanted, SettleItem, Settled, Settlement};
 use crate::engine::policy::Policy;
 use crate::engine::step::{Engine, Read, Settling, Waiting};
+use crate::engine::transactions::of_staged;
 use crate::ids::SlotId;
 use crate::state::{DeadReason, DoneCause, Held, HeldState, MessageState, Slots};
 
@@ -39,6 +40,7 @@ fn change_of(policy: &Policy, settlement: Settlement, held: &Held, offset: u64) 
             (change, 0)
         }
         Settlement::Extend { lease_ms } => (Change::Extend { duration_ms: lease_ms }, 0),
+        Settlement::AckIn { transaction } => (Change::Stage(transaction), 0),
     }
 }
 
@@ -107,6 +109,10 @@ impl Engine {
                     delay_ms,
                     waits: Some((request, place)),
                 });
+            }
+            MessageState::Held(held) if held.state == HeldState::Staged => {
+                let settled = of_staged(slots, id, offset, held, &item);
+                self.settled(request, place, settled, out);
             }
             MessageState::Held(_) | MessageState::Free | MessageState::Beyond => {
                 self.settled(request, place, Settled::LeaseLost, out);

@@ -20,7 +20,7 @@ use crate::engine::policy::Policy;
 use crate::ids::{AttemptId, LeaseId, SessionId, SlotId};
 use crate::limits::SESSION_GRACE_MS;
 use crate::reply::SectionReply;
-use crate::state::{HeldState, MessageState, Slots};
+use crate::state::{DoneCause, HeldState, MessageState, Slots};
 
 /// After a step of the wall clock timers wait until it was steady for so long, milliseconds.
 const STEADY_MS: u64 = 2_000;
@@ -234,7 +234,15 @@ impl Engine {
                 self.asks.retain(|asks| asks.request != request);
                 self.end_receive(request);
             }
-            Input::Undelivered { slot, to, messages } => self.undelivered(slots, end, slot, to, &messages),
+            Input::Undelivered { slot, to, messages } => {
+                let change = Change::Release { unseen: true };
+                self.unseen(slots, end, (slot, to, change), &messages);
+            }
+            Input::Void { slot, to, messages } => {
+                let change = Change::Done(DoneCause::Void);
+                self.unseen(slots, end, (slot, to, change), &messages);
+            }
+            Input::Ended(ended) => self.transaction_ended(slots, end, &ended, now),
             Input::Settle { request, slot, items } => {
                 self.settle(slots, end, request, slot, &items, out);
             }

@@ -31,6 +31,8 @@ pub(super) struct View<'a> {
     pub slots: &'a Slots,
     /// The partition's next offset.
     pub end: u64,
+    /// Nothing from here on is decided: a transaction may be open that it belongs to, or that lies before it.
+    pub stable: u64,
     pub now: Now,
     /// The wall clock, while it is to be trusted.
     pub wall_ms: Option<u64>,
@@ -43,13 +45,15 @@ impl<'a> View<'a> {
             slot,
             slots,
             end,
+            stable: slots.stable(end),
             now,
             wall_ms,
         }
     }
 
+    /// The state of a message. One that is not decided is not there yet.
     pub(super) fn state(&self, offset: u64) -> MessageState<'_> {
-        self.slot.state(offset, self.end)
+        self.slot.decided_state(offset, (self.stable, self.end))
     }
 }
 
@@ -119,8 +123,8 @@ impl Desk {
         loop {
             let (offset, held) = view.slot.next_free(self.cursor, HELD_MAX);
             *walked += held / HELD_OF_WALK;
-            self.cursor = self.cursor.max(offset.min(view.end));
-            if offset >= view.end {
+            self.cursor = self.cursor.max(offset.min(view.stable));
+            if offset >= view.stable {
                 return Head::Empty;
             }
             if *walked >= WALK_MAX {
@@ -201,7 +205,7 @@ impl Desk {
                 MessageState::Held(held) => match held.state {
                     HeldState::Waiting => true,
                     HeldState::Leased => self.out.get(ready.offset).is_some_and(|out| out.deadline == PASSED),
-                    HeldState::Dead | HeldState::Moving => false,
+                    HeldState::Dead | HeldState::Moving | HeldState::Staged => false,
                 },
                 MessageState::Beyond | MessageState::Done => false,
             };
@@ -231,6 +235,9 @@ impl Desk {
             let Some((offset, mark)) = lane.front().cloned() else {
                 return (None, lane.is_blind());
             };
+            if offset >= view.stable {
+                return (None, false);
+            }
             let is_free = view.state(offset) == MessageState::Free && !self.busy.contains(&offset);
             let is_elsewhere = !mark.slots.is_empty() && !mark.slots.contains(&view.id);
             let is_carried = view.slot.origin(offset) != offset;
@@ -407,7 +414,7 @@ mod tests {
             sections: vec![open, grant],
             ..QueueOps::default()
         };
-        slots.apply(&context, &ops);
+        slots.apply(&context, &ops, &());
         slots.change(SLOT, |slot| {
             let done = slot.done.insert(1, SPAN_MAX - 1);
             slot.settled[DoneCause::Acked as usize - 1] += done;

@@ -3,6 +3,7 @@
 use super::held::{DeadReason, HeldState, SlotKind};
 use super::slot::{Counts, Slot};
 use super::slots::Slots;
+use crate::ids::SlotId;
 use std::collections::BTreeMap;
 
 impl Slots {
@@ -13,6 +14,18 @@ impl Slots {
     pub fn check(&self, log_start: u64, next: u64) -> Result<(), String> {
         for (id, slot) in &self.slots {
             slot.check(next).map_err(|error| format!("slot {id}: {error}"))?;
+            let mut staged: Vec<u64> = self.undecided.staged_of(*id).collect();
+            staged.sort_unstable();
+            let are_held = slot.held.iter().filter(|(_, held)| held.state == HeldState::Staged);
+            if !are_held.map(|(offset, _)| offset).eq(staged.iter().copied()) {
+                return Err(format!(
+                    "slot {id}: {staged:?} are staged, and not all of them are held so"
+                ));
+            }
+            let mut beyond = slot.held.from(self.undecided.first().unwrap_or(next));
+            if let Some((offset, held)) = beyond.find(|(offset, _)| self.undecided.has_sent(*offset)) {
+                return Err(format!("slot {id}: {offset} is not decided, and is {held:?}"));
+            }
             if slot.kind != SlotKind::Group && slot.floor < log_start {
                 return Err(format!(
                     "slot {id}: the log starts at {log_start}, above the floor {}",
@@ -23,7 +36,13 @@ impl Slots {
                 return Err(format!("slot {id} is above the last number {}", self.last_slot));
             }
         }
+        self.undecided.check(next)?;
+        let is_open = |id: SlotId| self.slots.contains_key(&id);
+        if (self.slots.is_empty() && !self.undecided.is_empty()) || !self.undecided.slots().all(is_open) {
+            return Err("a transaction is known of no slot".to_owned());
+        }
         let bytes: usize = self.slots.values().map(Slot::state_bytes).sum();
+        let bytes = bytes + self.undecided.bytes();
         if bytes != self.bytes {
             return Err(format!("{} bytes are counted, there are {bytes}", self.bytes));
         }
@@ -71,6 +90,7 @@ impl Slot {
                 }
                 HeldState::Waiting => counts.waiting += 1,
                 HeldState::Dead | HeldState::Moving => counts.dead += 1,
+                HeldState::Staged => counts.staged += 1,
             }
             let is_dead = matches!(held.state, HeldState::Dead | HeldState::Moving);
             // One that had expired when it was dead, and lives again, keeps that.

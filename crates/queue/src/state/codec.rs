@@ -1,11 +1,13 @@
 //! The state as bytes, in the partition's saved state and checkpoints.
 //!
 //! ```text
-//! version u8 | last slot | marks end | carried end | slots | from version 2 on: schedules | from version 3 on: aliases
+//! version u8 | last slot | marks end | carried end | slots | from version 2 on: schedules | from version 3 on: aliases |
+//!            from version 4 on: voids | transactions
 //! slot       number | queue 16 | kind | order | start | floor | settled by cause | forwarding | done | held | leases | origins
 //! done       chunks, each: distance of its number | runs n, then n pairs of (distance, length - 1); or BITMAP and 512 bytes
 //! origins    n, each: distance of its offset | origin | key 8 | deliver-at | lane u8
 //! aliases    slots n, each: its number | n, then n pairs of (distance of the offset, distance of its place from it)
+//! voids      slots n, each: its number | how many of its offsets never were messages
 //! held       n, each: distance of its offset | state u8 | lane u8 | reason u8 | failures | deliveries | at | key 8 | lease
 //! ```
 //!
@@ -16,10 +18,11 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use jangada_machine::RestoreError;
 
 use super::done::{CHUNK, Chunk, DoneSet, RUNS_MAX};
-use super::held::{DeadReason, Held, HeldState, KeepsOrder, Lease, Origin, SlotKind};
+use super::held::{DeadReason, DoneCause, Held, HeldState, KeepsOrder, Lease, Origin, SlotKind};
 use super::schedules::{Schedule, get_string, put_bytes};
-use super::slot::{Forwarding, Slot};
+use super::slot::{Forwarding, Slot, index_of};
 use super::slots::Slots;
+use super::transactions::UndecidedSet;
 use crate::ids::{AttemptId, LeaseId, QueueId, SessionId, SlotId};
 use crate::varint::{get_varint, put_varint};
 
@@ -29,6 +32,10 @@ const VERSION: u8 = 1;
 const VERSION_SCHEDULES: u8 = 2;
 /// Of a state with leased messages that were appended again. It has as many schedules as there are, perhaps none.
 const VERSION_ALIASES: u8 = 3;
+/// Of a state that has, or had, transactions. It has as many schedules and aliases as there are, perhaps none.
+const VERSION_TRANSACTIONS: u8 = 4;
+/// The causes that stand with a slot in each version; that of what never was a message stands apart.
+const CAUSES: usize = index_of(DoneCause::Void);
 /// In place of a number of runs: a bitmap.
 const BITMAP: u64 = RUNS_MAX as u64 + 1;
 /// Offsets lie below it.
@@ -44,7 +51,11 @@ impl Slots {
         out.reserve(self.bytes);
         let with_aliases = self.slots.iter().filter(|(_, slot)| slot.aliases.len() > 0);
         let with_aliases: Vec<_> = with_aliases.collect();
+        let with_voids = self.slots.iter().filter(|(_, slot)| slot.settled(DoneCause::Void) > 0);
+        let with_voids: Vec<_> = with_voids.collect();
+        let has_transactions = !with_voids.is_empty() || !self.undecided.is_empty();
         let version = match (self.schedules.is_empty(), with_aliases.is_empty()) {
+            _ if has_transactions => VERSION_TRANSACTIONS,
             (_, false) => VERSION_ALIASES,
             (false, true) => VERSION_SCHEDULES,
             (true, true) => VERSION,
@@ -73,6 +84,14 @@ impl Slots {
                 slot.encode_aliases(out);
             }
         }
+        if version >= VERSION_TRANSACTIONS {
+            put_varint(out, with_voids.len() as u64);
+            for (id, slot) in with_voids {
+                put_varint(out, u64::from(id.get()));
+                put_varint(out, slot.settled(DoneCause::Void));
+            }
+            self.undecided.encode(out);
+        }
     }
 
     /// [`Slots::encode`] as bytes of its own.
@@ -89,7 +108,7 @@ impl Slots {
     pub fn restore(input: &[u8], log_start: u64, next: u64) -> Result<Self, RestoreError> {
         match input.first() {
             None => Ok(Self::default()),
-            Some(version @ &(VERSION | VERSION_SCHEDULES | VERSION_ALIASES)) => {
+            Some(version @ &(VERSION..=VERSION_TRANSACTIONS)) => {
                 let mut rest = &input[1..];
                 let read = Self::read(&mut rest, next, *version).filter(|_| rest.is_empty());
                 let slots = read.ok_or_else(|| RestoreError("the state of a partition's queues is damaged".into()))?;
@@ -98,7 +117,7 @@ impl Slots {
                 Ok(slots)
             }
             Some(version) => Err(RestoreError(format!(
-                "the state of a partition's queues has version {version}; this build reads up to {VERSION_ALIASES}"
+                "the state of a partition's queues has version {version}; this build reads up to {VERSION_TRANSACTIONS}"
             ))),
         }
     }
@@ -134,12 +153,26 @@ impl Slots {
         }
         if version >= VERSION_ALIASES {
             let mut last = SlotId(0);
-            for _ in 0..get_varint(input).filter(|count| *count > 0)? {
+            let aliases = get_varint(input).filter(|count| *count > 0 || version > VERSION_ALIASES)?;
+            for _ in 0..aliases {
                 let id = SlotId(u32::try_from(get_varint(input)?).ok()?);
                 let before = std::mem::replace(&mut last, id);
                 let read = slots.change(id, |slot| slot.read_aliases(input).filter(|_| id > before));
                 read.flatten()?;
             }
+        }
+        if version >= VERSION_TRANSACTIONS {
+            let (mut last, voids) = (SlotId(0), get_varint(input)?);
+            for _ in 0..voids {
+                let id = SlotId(u32::try_from(get_varint(input)?).ok()?);
+                let before = std::mem::replace(&mut last, id);
+                let count = get_varint(input).filter(|count| *count > 0 && id > before)?;
+                slots.slots.get_mut(&id)?.settled[index_of(DoneCause::Void)] = count;
+            }
+            slots.undecided = UndecidedSet::read(input)?;
+            slots.bytes += slots.undecided.bytes();
+            // What is said to be there is used, so each state has one form.
+            (voids > 0 || !slots.undecided.is_empty()).then_some(())?;
         }
         Some(slots)
     }
@@ -174,7 +207,7 @@ impl Slot {
         out.put_u8(self.order as u8);
         put_varint(out, self.start);
         put_varint(out, self.floor);
-        self.settled.iter().for_each(|count| put_varint(out, *count));
+        self.settled[..CAUSES].iter().for_each(|count| put_varint(out, *count));
         match self.forwarding {
             None => out.put_u8(0),
             Some(Forwarding { producer, sequence }) => {
@@ -218,7 +251,7 @@ impl Slot {
         let order = KeepsOrder::of_byte(input.try_get_u8().ok()?)?;
         let mut slot = Self::new(queue, kind, order, get_varint(input)?);
         slot.floor = get_varint(input)?;
-        for count in &mut slot.settled {
+        for count in &mut slot.settled[..CAUSES] {
             *count = get_varint(input)?;
         }
         slot.forwarding = match input.try_get_u8().ok()? {

@@ -8,7 +8,7 @@ use crate::ids::{AttemptId, LeaseId, SessionId};
 
 /// Declares an enumeration that is one byte in a state and a number in a command.
 macro_rules! bytes {
-    ($(#[$meta:meta])* $name:ident, $what:literal { $($(#[$doc:meta])* $variant:ident = $byte:literal,)* }) => {
+    ($(#[$meta:meta])* $name:ident, $what:literal, $sampled:literal { $($(#[$doc:meta])* $variant:ident = $byte:literal,)* }) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[repr(u8)]
@@ -38,8 +38,9 @@ macro_rules! bytes {
         }
 
         impl Sample for $name {
+            /// One of the first so many: golden files have what was drawn before others were added.
             fn sample(seeds: &mut Seeds) -> Self {
-                Self::ALL[seeds.below(Self::ALL.len() as u64) as usize]
+                Self::ALL[seeds.below($sampled) as usize]
             }
         }
     };
@@ -47,7 +48,7 @@ macro_rules! bytes {
 
 bytes! {
     /// Why a message is in a slot's table. One that is neither there nor done is free.
-    HeldState, "state of a message" {
+    HeldState, "state of a message", 4 {
         /// A session has it, until its deadline has passed and it is granted again.
         Leased = 1,
         /// It goes out again at its time.
@@ -56,12 +57,15 @@ bytes! {
         Dead = 3,
         /// It is dead, and on its way to another topic.
         Moving = 4,
+        /// It is acknowledged in a transaction that is not over. It keeps the lease's id, and its lease is over: nobody has it, and
+        /// nothing but the transaction's end, or what takes all, says what becomes of it.
+        Staged = 5,
     }
 }
 
 bytes! {
     /// Why a message is dead.
-    DeadReason, "reason of a dead message" {
+    DeadReason, "reason of a dead message", 4 {
         /// It failed as often as it may, or was received as often as it may.
         Attempts = 1,
         /// A consumer rejected it.
@@ -75,7 +79,7 @@ bytes! {
 
 bytes! {
     /// By what a message is done.
-    DoneCause, "cause of what is done" {
+    DoneCause, "cause of what is done", 9 {
         /// Its consumer acknowledged it.
         Acked = 1,
         /// It was not settled within its time to live.
@@ -94,12 +98,14 @@ bytes! {
         Carried = 8,
         /// The log's retention took it undone.
         CutOff = 9,
+        /// It never was a message: a control record, or one of a transaction that was aborted.
+        Void = 10,
     }
 }
 
 bytes! {
     /// What a slot is for its log.
-    SlotKind, "kind of slot" {
+    SlotKind, "kind of slot", 3 {
         /// The log is the queue's alone: what is done may be deleted.
         Owned = 1,
         /// The queue is a view over an ordinary topic, whose retention rules. As Kafka's share group (KIP-932).
@@ -111,7 +117,7 @@ bytes! {
 
 bytes! {
     /// Whether messages keep their place in the order when they are appended again.
-    KeepsOrder, "order of a slot" {
+    KeepsOrder, "order of a slot", 2 {
         /// They do not.
         No = 1,
         /// They do: the queue has an order by key, or priorities.
@@ -122,12 +128,12 @@ bytes! {
 /// What a slot knows of one message, 32 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Held {
-    /// The lease, while the message is leased.
+    /// The lease, while the message is leased, or staged.
     pub lease: LeaseId,
     /// The hash of the message's key, where the queue keeps an order by key; else 0.
     pub key: u64,
-    /// Of a leased message its deadline, of a waiting one when it goes out, of a dead one when it died: milliseconds since the
-    /// Unix epoch, by the clock of the leader that decided it.
+    /// Of a leased message its deadline, of a waiting one when it goes out, of a dead one when it died, of a staged one when it was
+    /// staged: milliseconds since the Unix epoch, by the clock of the leader that decided it.
     pub at_ms: u64,
     /// How often it failed: it was refused as failed, or its lease ran out.
     pub failures: u16,

@@ -39,6 +39,8 @@ pub struct Counts {
     pub waiting: u64,
     /// Messages that do not go out any more; those on their way to another topic included.
     pub dead: u64,
+    /// Messages that are acknowledged in transactions that are not over.
+    pub staged: u64,
 }
 
 /// A batch of dead messages on its way to another topic.
@@ -161,6 +163,15 @@ impl Slot {
             MessageState::Done
         } else {
             self.held.get(offset).map_or(MessageState::Free, MessageState::Held)
+        }
+    }
+
+    /// The state of one message, where nothing from `stable` on is decided: what is free there is not there yet. What was carried there was
+    /// decided before; where the slot keeps no order that is not known of it, and it waits, too.
+    pub(crate) fn decided_state(&self, offset: u64, (stable, next): (u64, u64)) -> MessageState<'_> {
+        match self.state(offset, next) {
+            MessageState::Free if offset >= stable && self.carried(offset).is_none() => MessageState::Beyond,
+            state => state,
         }
     }
 
@@ -297,8 +308,21 @@ impl Slot {
             HeldState::Leased => &mut self.counts.leased,
             HeldState::Waiting => &mut self.counts.waiting,
             HeldState::Dead | HeldState::Moving => &mut self.counts.dead,
+            HeldState::Staged => &mut self.counts.staged,
         };
         *count = if comes { *count + 1 } else { *count - 1 };
+    }
+
+    /// What lies from an offset to another, both included, never was a message.
+    pub(crate) fn void(&mut self, first: u64, last: u64) {
+        let first = first.max(self.floor);
+        if first > last {
+            return;
+        }
+        debug_assert_eq!(self.held.count(first, last + 1), 0, "nobody was handed it");
+        let new = self.done.insert(first, last);
+        self.settled[index_of(DoneCause::Void)] += new;
+        self.raise_floor();
     }
 
     /// What is below the offset is done, whatever it was.
@@ -361,6 +385,6 @@ impl Slot {
     }
 }
 
-pub(crate) fn index_of(cause: DoneCause) -> usize {
+pub(crate) const fn index_of(cause: DoneCause) -> usize {
     cause as usize - 1
 }

@@ -7,6 +7,7 @@ use jangada_types::{LogPosition, Offset};
 use super::held::{DoneCause, SlotKind};
 use super::schedules::{Schedule, ScheduleKey};
 use super::slot::Slot;
+use super::transactions::UndecidedSet;
 use crate::ids::{QueueId, SlotId};
 use crate::limits::STATE_BYTES_MAX;
 use crate::runs::number;
@@ -47,7 +48,9 @@ pub struct Slots {
     /// The offset behind the highest record that was appended again: what a token of below names may be elsewhere now.
     pub(crate) carried_end: u64,
     pub(crate) schedules: BTreeMap<ScheduleKey, Schedule>,
-    /// What the state is counted with, bytes. Kept with each change; follows from the slots.
+    /// The transactions that are not over. Kept while there is a slot.
+    pub(crate) undecided: UndecidedSet,
+    /// What the state is counted with, bytes. Kept with each change; follows from the slots and transactions.
     pub(crate) bytes: usize,
 }
 
@@ -120,6 +123,10 @@ impl Slots {
             let before = slot.state_bytes();
             slot.finish_below(number(log_start), DoneCause::CutOff);
             self.bytes = self.bytes + slot.state_bytes() - before;
+        }
+        let ids: Vec<SlotId> = self.undecided.slots().collect();
+        for id in ids {
+            self.forget_staged(id, number(log_start));
         }
     }
 

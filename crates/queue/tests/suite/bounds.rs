@@ -85,7 +85,7 @@ impl Partition {
             ticket: 0,
             sections: vec![section],
         };
-        self.slots.apply(&context, &ops);
+        self.slots.apply(&context, &ops, &());
     }
 
     fn grant(&mut self, messages: Runs) {

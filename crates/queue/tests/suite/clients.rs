@@ -90,6 +90,10 @@ impl World {
     /// The process ends, and another one begins in its place.
     pub fn crash(&mut self, client: usize) {
         self.disconnect(client, false);
+        if let Some(txn) = self.clients[client].txn.take() {
+            // Its time runs out.
+            self.decide(txn, false);
+        }
         let session = self.next_id() + 1_000_000;
         self.requests.retain(|_, (known, _)| *known != client);
         self.clients[client] = Client {

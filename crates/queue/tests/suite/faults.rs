@@ -16,7 +16,8 @@ impl World {
         let slot = self.slots.slot(SLOT).expect("it is open");
         let mut stay = BTreeSet::new();
         let mut offsets = Vec::new();
-        for offset in slot.floor()..end.min(slot.floor() + count) {
+        let stable = self.slots.stable(end);
+        for offset in slot.floor()..stable.min(slot.floor() + count) {
             let mark = &self.records[offset as usize].1;
             let may_go = match slot.state(offset, end) {
                 MessageState::Done | MessageState::Beyond => continue,
@@ -25,6 +26,8 @@ impl World {
                     HeldState::Waiting | HeldState::Dead => true,
                     HeldState::Leased => self.carries_leased,
                     HeldState::Moving => false,
+                    // The log refuses it.
+                    HeldState::Staged => self.seeds.below(4) == 0,
                 },
             };
             if may_go && !stay.contains(&mark.key) {
@@ -117,6 +120,7 @@ impl World {
             return;
         };
         let all = counts.ready + counts.delayed + counts.leased + counts.waiting + counts.dead;
+        let all = all + counts.staged + counts.undecided;
         assert_eq!(all, slot.undone(self.end()), "{counts:?}");
     }
 
@@ -147,8 +151,10 @@ impl World {
                 self.commit(entry, self.term);
             }
         }
-        // Records whose append was lost are sent again by their producer.
-        let again = lost.into_iter().filter(|entry| matches!(entry, Entry::Append(_)));
+        // Records whose append was lost are sent again by their producer, and markers by the coordinator.
+        let again = lost
+            .into_iter()
+            .filter(|entry| matches!(entry, Entry::Append(_) | Entry::Sent(..) | Entry::Marker(..)));
         self.pending = again.collect();
         self.reads.clear();
         self.requests.clear();
@@ -208,6 +214,7 @@ impl World {
             self.crash(client);
         }
         self.settle_down();
+        assert_eq!(self.slots.undecided().count(), 0, "each transaction ends");
         for round in 0..4_000 {
             self.connect(0, 64);
             let (held, credit) = (self.clients[0].holds.clone(), self.clients[0].credit);
@@ -250,7 +257,7 @@ impl World {
         for (id, place) in &self.places {
             let is_over_unseen = self.policy.expired.is_some() || self.policy.messages_max.is_some();
             match slot.state(*place, end) {
-                MessageState::Done if !is_over_unseen && !self.cut.contains(id) => {
+                MessageState::Done if !is_over_unseen && !self.cut.contains(id) && !self.txns.voids.contains(id) => {
                     // One whose answer was lost is dead by its lease, and may have gone on.
                     let was_seen = self.delivered.contains_key(id) || self.target.log.contains(id);
                     assert!(was_seen, "{id} is done, and nobody saw it");
@@ -270,6 +277,7 @@ impl World {
                 _ => {}
             }
         }
+        self.txns.came_again(&self.acked, &self.delivered);
         assert!(self.follower == self.slots, "replicas of one log have one state");
     }
 }

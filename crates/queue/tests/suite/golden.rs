@@ -4,11 +4,11 @@
 use bytes::Bytes;
 use jangada_machine::Effects;
 use jangada_queue::{
-    AttemptId, Carry, Context, KeepsOrder, Marks, QueueId, QueueOps, Runs, Section, SectionKind, SessionId, SlotId,
-    SlotKind, Slots,
+    AttemptId, Carry, Context, EndTransaction, KeepsOrder, Marks, OpenTransaction, QueueId, QueueOps, Runs, Section,
+    SectionKind, SessionId, SlotId, SlotKind, Slots, TransactionId, Transactions,
 };
 use jangada_types::replicated::{Seeds, compare_golden, hex};
-use jangada_types::{CodecError, LogPosition, Offset};
+use jangada_types::{CodecError, LogPosition, Offset, ProducerEpoch, ProducerId};
 
 use crate::samples;
 
@@ -64,7 +64,7 @@ fn states(seed: u64) -> Vec<(String, Slots)> {
             ticket: 0,
             sections,
         };
-        slots.apply(&context, &ops);
+        slots.apply(&context, &ops, &());
         slots.check(0, MESSAGES as u64).expect("the state is sound");
         if (index + 1) % 40 == 0 {
             states.push((format!("{seed}-{}", index + 1), slots.clone()));
@@ -102,7 +102,7 @@ fn carried_with_leases() -> Slots {
         ticket: 0,
         sections,
     };
-    slots.apply(&context(1, 10), &ops);
+    slots.apply(&context(1, 10), &ops, &());
     for (index, base, messages) in [(2, 10, vec![0, 1, 2]), (3, 13, vec![11])] {
         let carry = Carry {
             term: 2,
@@ -133,6 +133,124 @@ fn a_state_with_leased_messages_elsewhere_is_that_of_earlier_builds() {
         );
     }
     compare("aliases.txt", [("carried-1".to_owned(), hex(&bytes))]);
+}
+
+const fn transaction(producer: i64, seq: u64) -> TransactionId {
+    TransactionId {
+        producer: ProducerId(producer),
+        epoch: ProducerEpoch(3),
+        seq,
+    }
+}
+
+/// Each transaction goes on, and one was open before there was a slot.
+struct AllGoOn;
+
+impl Transactions for AllGoOn {
+    fn takes(&self, _: TransactionId) -> bool {
+        true
+    }
+
+    fn open(&self) -> Vec<OpenTransaction> {
+        vec![OpenTransaction {
+            id: transaction(9, 90),
+            first: 17,
+            since_ms: 1_700_000_000_000,
+        }]
+    }
+}
+
+/// States with transactions: three of them have sent, two have acknowledged; then one was aborted.
+fn with_transactions() -> [Slots; 2] {
+    let mut slots = Slots::default();
+    let context = |index, next| Context {
+        at: LogPosition { term: 2, index },
+        log_start: Offset(0),
+        next_offset: Offset(next),
+    };
+    let mut sections: Vec<Section> = Vec::new();
+    for queue in [1, 2] {
+        sections.push(Section::Open {
+            queue: QueueId(queue),
+            slot_kind: SlotKind::Owned,
+            order: KeepsOrder::No,
+            start: 0,
+        });
+    }
+    for slot in [SlotId(1), SlotId(2)] {
+        sections.push(Section::Grant {
+            slot,
+            session: SessionId(7),
+            attempt: AttemptId(0),
+            duration_ms: 30_000,
+            messages: Runs::from_iter([1, 2, 4, 5, 6]),
+            keys: vec![],
+            lanes: vec![],
+        });
+    }
+    for (slot, of, messages) in [
+        (1, transaction(4, 70), vec![1, 4]),
+        (2, transaction(4, 70), vec![6]),
+        (1, transaction(5, 2), vec![2, 5]),
+    ] {
+        sections.push(Section::Stage {
+            slot: SlotId(slot),
+            producer: of.producer,
+            epoch: of.epoch,
+            seq: of.seq,
+            messages: messages.into_iter().collect(),
+        });
+    }
+    let now_ms = 1_700_000_000_000;
+    let ops = QueueOps {
+        term: 2,
+        now_ms,
+        ticket: 0,
+        sections,
+    };
+    slots.apply(&context(1, 20), &ops, &AllGoOn);
+    slots.sent_in(transaction(4, 70), 20, 24, now_ms + 1);
+    slots.sent_in(transaction(6, 1), 25, 25, now_ms + 2);
+    slots.sent_in(transaction(4, 70), 26, 29, now_ms + 3);
+    let before = slots.clone();
+    let ended = slots.end_transaction(&EndTransaction {
+        producer: ProducerId(4),
+        seq: 70,
+        commit: false,
+        now_ms: now_ms + 4,
+        marker: Some(30),
+    });
+    assert_eq!(ended.messages.len(), 3);
+    [before, slots]
+}
+
+#[test]
+fn a_state_with_transactions_is_that_of_earlier_builds() {
+    let mut lines = Vec::new();
+    for (at, slots) in with_transactions().into_iter().enumerate() {
+        slots.check(0, 31).expect("the state is sound");
+        let bytes = slots.snapshot();
+        let restored = Slots::restore(&bytes, 0, 31).expect("what was written is read");
+        assert!(restored == slots && restored.state_bytes() == slots.state_bytes());
+        assert_eq!(restored.stable(31), 17);
+        for length in 1..bytes.len() {
+            assert!(
+                Slots::restore(&bytes[..length], 0, 31).is_err(),
+                "{length} bytes of it are no state"
+            );
+        }
+        for at in 0..bytes.len() {
+            for damage in [0x01, 0x40, 0x80, 0xff] {
+                let mut damaged = bytes.to_vec();
+                damaged[at] ^= damage;
+                if let Ok(restored) = Slots::restore(&damaged, 0, 31) {
+                    restored.check(0, 31).expect("what is taken is sound");
+                }
+            }
+        }
+        lines.push((format!("transactions-{}", at + 1), hex(&bytes)));
+    }
+    compare("transactions.txt", lines);
 }
 
 #[test]
@@ -207,8 +325,8 @@ fn a_partition_without_queues_has_no_bytes_of_them() {
 
 #[test]
 fn what_a_newer_build_wrote_is_named() {
-    let error = Slots::restore(&[4], 0, 0).expect_err("it is of version 4").to_string();
-    assert!(error.contains("version 4"), "{error}");
+    let error = Slots::restore(&[5], 0, 0).expect_err("it is of version 5").to_string();
+    assert!(error.contains("version 5"), "{error}");
     assert!(matches!(
         QueueOps::decode(&[2]),
         Err(CodecError::UnknownVersion { version: 2, .. })

@@ -34,6 +34,8 @@ struct Kind {
     carries: bool,
     /// The queue reads a topic's log, which is cut by retention.
     cuts: bool,
+    /// Consumers send and acknowledge in transactions.
+    transactions: bool,
 }
 
 fn mark(world: &mut World, kind: Kind) -> Mark {
@@ -74,8 +76,37 @@ fn settlement(world: &mut World) -> Settlement {
     }
 }
 
+/// What a client does in its transaction, or it begins one.
+fn transact(world: &mut World, client: usize, kind: Kind) {
+    let Some(transaction) = world.clients[client].txn else {
+        world.begin(client);
+        return;
+    };
+    match world.seeds.below(12) {
+        0..=4 => {
+            let holds = world.clients[client].holds.len() as u64;
+            if holds > 0 {
+                let at = world.seeds.below(holds) as usize;
+                let offset = *world.clients[client].holds.keys().nth(at).expect("it was counted");
+                world.say(client, offset, Settlement::AckIn { transaction });
+            }
+        }
+        5..=7 => {
+            let count = 1 + world.seeds.below(3);
+            let marks = (0..count).map(|_| mark(world, kind)).collect();
+            world.send_in(transaction, marks);
+        }
+        8..=9 => _ = world.finish(client, true),
+        10 => _ = world.finish(client, false),
+        _ => world.comes_late(),
+    }
+}
+
 fn act(world: &mut World, kind: Kind) {
     let client = world.seeds.below(world.clients.len() as u64) as usize;
+    if kind.transactions && world.seeds.below(4) == 0 {
+        return transact(world, client, kind);
+    }
     match world.seeds.below(100) {
         0..=19 => {
             let count = 1 + world.seeds.below(4);
@@ -384,4 +415,73 @@ fn a_topic_whose_retention_takes_what_its_group_has_not_done() {
         ..policy()
     };
     run(forwards, plain);
+}
+
+#[test]
+fn transactions() {
+    let kind = Kind {
+        transactions: true,
+        ..Kind::default()
+    };
+    run(policy(), kind);
+    run(policy(), Kind { carries: true, ..kind });
+    run(policy(), Kind { cuts: true, ..kind });
+}
+
+#[test]
+fn transactions_with_an_order_by_key() {
+    let policy = Policy {
+        order: Order::ByKey(OnDead::Continue),
+        ..policy()
+    };
+    let kind = Kind {
+        keys: 4,
+        carries: true,
+        transactions: true,
+        ..Kind::default()
+    };
+    run(policy, kind);
+    run(policy, Kind { delays: true, ..kind });
+}
+
+#[test]
+fn transactions_with_priorities_and_delays() {
+    let kind = Kind {
+        delays: true,
+        carries: true,
+        transactions: true,
+        ..Kind::default()
+    };
+    run(policy(), kind);
+    let lanes = Policy {
+        has_lanes: true,
+        min_share: 20,
+        ..policy()
+    };
+    run(lanes, Kind { lanes: 4, ..kind });
+}
+
+#[test]
+fn transactions_with_messages_that_expire_or_are_too_many() {
+    let kind = Kind {
+        transactions: true,
+        ..Kind::default()
+    };
+    let expires = Policy {
+        expired: Some(Expired::Dead),
+        ..policy()
+    };
+    run(expires, Kind { ttl: true, ..kind });
+    let full = Policy {
+        messages_max: Some(10),
+        overflow: Overflow::DropOldest,
+        ..policy()
+    };
+    run(full, kind);
+    let counts_deliveries = Policy {
+        attempts: Attempts::Deliveries,
+        forwards_dead: true,
+        ..policy()
+    };
+    run(counts_deliveries, kind);
 }

@@ -116,7 +116,7 @@ impl Host {
             next_offset: Offset(self.end as i64),
         };
         self.index += 1;
-        self.slots.apply(&context, ops)
+        self.slots.apply(&context, ops, &())
     }
 
     fn apply(&mut self, sections: Vec<Section>) {

@@ -3,10 +3,11 @@
 
 use jangada_machine::Effects;
 use jangada_queue::{
-    AttemptId, Carry, Context, DeadReason, DoneCause, HeldState, KeepsOrder, Marks, MessageState, OpsReply, QueueId,
-    QueueOps, Runs, Section, SectionReply, SessionId, SlotKind, Slots,
+    AttemptId, Carry, Context, DeadReason, DoneCause, EndTransaction, HeldState, KeepsOrder, Marks, MessageState,
+    OpenTransaction, OpsReply, QueueId, QueueOps, Runs, Section, SectionReply, SessionId, SlotKind, Slots,
+    TransactionId, Transactions,
 };
-use jangada_types::{LogPosition, Offset};
+use jangada_types::{LogPosition, Offset, ProducerEpoch, ProducerId};
 use proptest::prelude::*;
 
 use crate::model::{Model, SLOT, refused_by};
@@ -19,6 +20,14 @@ enum Op {
     /// A command of a leader that is none any more.
     Stale(Vec<Planned>),
     Carry(Vec<u64>),
+    /// A producer appends so many records in its transaction.
+    Sent(i64, u64),
+    /// A marker of a producer's transaction; of the one before if it is late.
+    End {
+        producer: i64,
+        commit: bool,
+        is_late: bool,
+    },
     Term,
     Snapshot,
 }
@@ -37,6 +46,8 @@ enum Planned {
     Purge(u64),
     Floor(u64),
     Seek(u64),
+    /// In the transaction of a producer, or in its last one that is over.
+    Stage(i64, bool, Vec<u64>),
 }
 
 fn planned() -> impl Strategy<Value = Planned> {
@@ -55,6 +66,8 @@ fn planned() -> impl Strategy<Value = Planned> {
         1 => (30..80_u64).prop_map(Planned::Purge),
         1 => (0..80_u64).prop_map(Planned::Floor),
         1 => (0..80_u64).prop_map(Planned::Seek),
+        3 => (0..3_i64, 0..6_u32, some())
+            .prop_map(|(producer, late, messages)| Planned::Stage(producer, late == 0, messages)),
     ]
 }
 
@@ -63,6 +76,9 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (1..30_u64).prop_map(Op::Append),
         10 => prop::collection::vec(planned(), 1..5).prop_map(Op::Ops),
         1 => prop::collection::vec(planned(), 1..3).prop_map(Op::Stale),
+        3 => (0..3_i64, 1..9_u64).prop_map(|(producer, count)| Op::Sent(producer, count)),
+        3 => (0..3_i64, any::<bool>(), 0..4_u32)
+            .prop_map(|(producer, commit, late)| Op::End { producer, commit, is_late: late == 0 }),
         1 => Just(Op::Term),
         2 => Just(Op::Snapshot),
     ]
@@ -83,6 +99,19 @@ struct History {
     next: u64,
     term: u64,
     index: u64,
+    /// The transaction that each producer has begun, and the first record that it has in the log.
+    open: [(u64, Option<u64>); 3],
+}
+
+/// Each producer has one transaction at a time, and what came before has ended.
+impl Transactions for History {
+    fn takes(&self, transaction: TransactionId) -> bool {
+        self.open[transaction.producer.get() as usize].0 == transaction.seq
+    }
+
+    fn open(&self) -> Vec<OpenTransaction> {
+        Vec::new()
+    }
 }
 
 impl History {
@@ -94,7 +123,9 @@ impl History {
             next: 0,
             term: 1,
             index: 0,
+            open: [(1, None); 3],
         };
+        history.model.open = (0..3).map(|producer| (producer, 1)).collect();
         let open = Section::Open {
             queue: QueueId(7),
             slot_kind: kind,
@@ -126,8 +157,10 @@ impl History {
         };
         assert_eq!(QueueOps::decode(&ops.encode()).as_ref(), Ok(&ops));
         let context = self.context();
-        let reply = self.slots.apply(&context, &ops);
-        assert_eq!(self.follower.apply(&context, &ops), reply, "replicas reply alike");
+        let [mut slots, mut follower] = [&mut self.slots, &mut self.follower].map(std::mem::take);
+        let reply = slots.apply(&context, &ops, self);
+        assert_eq!(follower.apply(&context, &ops, self), reply, "replicas reply alike");
+        (self.slots, self.follower) = (slots, follower);
         self.index += 1;
         reply
     }
@@ -208,7 +241,70 @@ impl History {
                 slot,
                 to: (self.next + 2).saturating_sub(*below),
             },
+            Planned::Stage(producer, is_late, messages) => {
+                let id = self.transaction(*producer);
+                Section::Stage {
+                    slot,
+                    producer: id.producer,
+                    epoch: id.epoch,
+                    seq: id.seq - u64::from(*is_late),
+                    messages: named(messages),
+                }
+            }
         }
+    }
+
+    fn transaction(&self, producer: i64) -> TransactionId {
+        TransactionId {
+            producer: ProducerId(producer),
+            epoch: ProducerEpoch(1),
+            seq: self.open[producer as usize].0,
+        }
+    }
+
+    fn send_in(&mut self, producer: i64, count: u64) {
+        let (id, first) = (self.transaction(producer), self.next);
+        self.next += count;
+        self.index += 1;
+        self.model.appended(self.next);
+        self.model.sent[first as usize..].fill(Some(producer));
+        for slots in [&mut self.slots, &mut self.follower] {
+            assert!(slots.takes_batch(id, first));
+            slots.sent_in(id, first, self.next - 1, self.index);
+        }
+        self.open[producer as usize].1.get_or_insert(first);
+    }
+
+    fn end(&mut self, producer: i64, commit: bool, is_late: bool) {
+        let now_ms = 1_000 + self.index * 10;
+        self.index += 1;
+        let (seq, first) = self.open[producer as usize];
+        let has_marker = first.is_some() && !is_late;
+        self.next += u64::from(has_marker);
+        self.model.appended(self.next);
+        let end = EndTransaction {
+            producer: ProducerId(producer),
+            seq: seq - u64::from(is_late),
+            commit,
+            now_ms,
+            marker: has_marker.then(|| self.next - 1),
+        };
+        let before = self.slots.clone();
+        let ended = self.slots.end_transaction(&end);
+        assert_eq!(self.follower.end_transaction(&end), ended, "replicas reply alike");
+        if is_late {
+            assert!(self.slots == before, "a marker that comes late ends nothing");
+            return;
+        }
+        assert!(
+            self.slots.state_bytes() <= before.state_bytes() + 4_096,
+            "an end makes the state smaller"
+        );
+        self.open[producer as usize] = (seq + 1, None);
+        if self.next > 0 {
+            self.model.end(producer, commit, has_marker, now_ms);
+        }
+        self.model.open.insert(producer, seq + 1);
     }
 
     fn step(&mut self, op: &Op, compares: bool) {
@@ -242,6 +338,12 @@ impl History {
                 assert!(self.slots == before, "a decision of another term has no effect");
             }
             Op::Carry(messages) => self.carry(messages),
+            Op::Sent(producer, count) => self.send_in(*producer, *count),
+            Op::End {
+                producer,
+                commit,
+                is_late,
+            } => self.end(*producer, *commit, *is_late),
             Op::Term => self.term += 1,
             Op::Snapshot => {
                 let bytes = self.slots.snapshot();
@@ -254,9 +356,10 @@ impl History {
             }
         }
         self.slots.check(0, self.next).expect("the state is sound");
-        let slot = self.slots.slot(SLOT).expect("it is open");
         if compares {
-            self.model.compare(slot);
+            self.model.compare(&self.slots);
+            let firsts = self.open.iter().filter_map(|(_, first)| *first);
+            assert_eq!(self.slots.stable(self.next), firsts.min().unwrap_or(self.next));
         }
     }
 
@@ -277,6 +380,13 @@ impl History {
         self.next += carry.messages.len();
         self.index += 1;
         let mut effects = Effects::default();
+        let slot = before.slot(SLOT).expect("it is open");
+        let is_free = |offset: &u64| slot.state(*offset, next) == MessageState::Free;
+        let last = carry.messages.offsets().filter(is_free).last();
+        assert!(
+            last.is_none_or(|last| last < before.stable(next)),
+            "what is not decided stays"
+        );
         self.slots.carry(&carry, base, &mut effects);
         self.follower.carry(&carry, base, &mut Effects::default());
         let (old, new) = (
@@ -339,7 +449,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200), version in 0..4_u8) {
+    fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200), version in 0..5_u8) {
         let mut bytes = bytes;
         if let Some(first) = bytes.first_mut() {
             *first = version;

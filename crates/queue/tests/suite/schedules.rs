@@ -72,7 +72,7 @@ impl Clockwork {
             }],
         };
         let context = clockwork.context();
-        clockwork.slots.apply(&context, &ops);
+        clockwork.slots.apply(&context, &ops, &());
         clockwork
     }
 
@@ -379,7 +379,7 @@ fn a_schedule_ends_and_is_gone_and_a_closed_queue_has_none() {
         now_ms: 0,
         sections: vec![Section::Close { slot: SLOT }],
     };
-    clockwork.slots.apply(&context, &ops);
+    clockwork.slots.apply(&context, &ops, &());
     assert_eq!(clockwork.slots.schedules().len(), 0);
     let put = PutSchedule {
         key: key(1),

@@ -8,16 +8,17 @@ use jangada_queue::engine::{
     Answer, CarryBounds, ConsumerId, Delivered, Input, Output, Policy, ReadId, RequestId, Rows, RowsWanted, SettleItem,
     Settled, Settlement, Ticket,
 };
-use jangada_queue::tables::{MARKS, MarkRow, RowKind, key_of};
+use jangada_queue::tables::MARKS;
 use jangada_queue::{
     Carry, Context, DeadReason, Engine, HeldState, KeepsOrder, LeaseId, Mark, Marks, MessageState, OpsReply, QueueId,
-    QueueOps, Section, SlotId, SlotKind, Slots,
+    QueueOps, Section, SlotId, SlotKind, Slots, TransactionId,
 };
 use jangada_types::replicated::Seeds;
 use jangada_types::{LogPosition, Offset, RowChange};
 
 use crate::log::Log;
 use crate::target::Target;
+use crate::transactions::Txns;
 
 pub const SLOT: SlotId = SlotId(1);
 const WALL_MS: u64 = 1_700_000_000_000;
@@ -27,6 +28,10 @@ pub const LEASE_MS: u64 = 20_000;
 pub enum Entry {
     Ops(Ticket, QueueOps),
     Append(Vec<Mark>),
+    /// A batch of a transaction.
+    Sent(TransactionId, Vec<Mark>),
+    /// The end of a transaction: it is committed, or not.
+    Marker(TransactionId, bool),
     Carry(Carry),
     /// A carry that could not be made.
     NoCarry,
@@ -53,6 +58,8 @@ pub struct Client {
     pub holds: BTreeMap<u64, LeaseId>,
     /// What it said of messages, and was not answered.
     pub unanswered: BTreeMap<u64, (LeaseId, Settlement)>,
+    /// The transaction that it has begun.
+    pub txn: Option<TransactionId>,
     /// A receive under way: it is sent again with the same attempt when its answer is lost.
     pub receive: Option<(RequestId, u64)>,
 }
@@ -107,6 +114,7 @@ pub struct World {
     pub log_start: u64,
     /// Messages that retention took undone.
     pub cut: BTreeSet<u64>,
+    pub txns: Txns,
 }
 
 impl World {
@@ -155,6 +163,7 @@ impl World {
             acts_late: false,
             log_start: 0,
             cut: BTreeSet::new(),
+            txns: Txns::default(),
         };
         let request = RequestId(world.next_id());
         let section = Section::Open {
@@ -277,46 +286,6 @@ impl World {
         client.expect("messages go to streams that are there")
     }
 
-    fn look_up(&self, wanted: &RowsWanted) -> Rows {
-        let (from, until, limit) = match *wanted {
-            RowsWanted::Batches { from, limit } => (
-                key_of(RowKind::Batch, 0, from),
-                key_of(RowKind::Batch, 0, u64::MAX),
-                limit,
-            ),
-            RowsWanted::Timers { after, limit } => (
-                key_of(RowKind::Timer, after.0, after.1 + 1),
-                key_of(RowKind::Timer, u64::MAX, u64::MAX),
-                limit,
-            ),
-            RowsWanted::Key { key, after, limit } => (
-                key_of(RowKind::Key, key, after + 1),
-                key_of(RowKind::Key, key, u64::MAX),
-                limit,
-            ),
-            RowsWanted::Lane { lane, from, limit } => {
-                let lane = u64::from(lane);
-                (
-                    key_of(RowKind::Lane, lane, from),
-                    key_of(RowKind::Lane, lane, u64::MAX),
-                    limit,
-                )
-            }
-            RowsWanted::Origin { old } => (key_of(RowKind::Origin, old, 0), key_of(RowKind::Origin, old, 1), 1),
-        };
-        // Lists are short here, so that they have ends.
-        let limit = limit.min(3);
-        let mut rows = self.rows.range(from.to_vec()..until.to_vec());
-        let read = rows.by_ref().take(limit);
-        let read: Vec<MarkRow> = read
-            .map(|(key, value)| MarkRow::decode(key, value).expect("a row"))
-            .collect();
-        Rows {
-            rows: read,
-            is_all: rows.next().is_none(),
-        }
-    }
-
     /// Answers a look-up that waits.
     pub fn read(&mut self, at: usize) {
         if at >= self.reads.len() {
@@ -364,8 +333,9 @@ impl World {
         let mut effects = Effects::default();
         let inputs = match entry {
             Entry::Ops(ticket, ops) => {
-                let reply = self.slots.apply(&context, ops);
-                assert_eq!(self.follower.apply(&context, ops), reply, "replicas reply alike");
+                let reply = self.slots.apply(&context, ops, &self.txns);
+                let same = self.follower.apply(&context, ops, &self.txns);
+                assert_eq!(same, reply, "replicas reply alike");
                 if ops.term != term {
                     assert_eq!(
                         reply,
@@ -376,21 +346,9 @@ impl World {
                 let ticket = *ticket;
                 (Some(Input::Applied { ticket, reply }), None)
             }
-            Entry::Append(marks) => {
-                let plain = marks.iter().all(|mark| *mark == Mark::default());
-                for mark in marks {
-                    let at = self.end();
-                    self.places.insert(at, at);
-                    let bytes = self.record_bytes.unwrap_or(50 + self.seeds.below(100));
-                    self.log.record(bytes);
-                    self.records.push((at, mark.clone()));
-                }
-                let marks = if plain { Marks::default() } else { Marks(marks.clone()) };
-                self.slots.appended(end, &marks, None, &mut effects);
-                self.follower.appended(end, &marks, None, &mut Effects::default());
-                let marks = (!plain).then_some((end, marks));
-                (Some(Input::Appended { marks }), None)
-            }
+            Entry::Append(marks) => (Some(self.append(marks, &mut effects)), None),
+            Entry::Sent(txn, marks) => (self.append_in(*txn, marks, &mut effects), None),
+            Entry::Marker(txn, commit) => (Some(self.end_transaction(*txn, *commit)), None),
             Entry::Cut(to) => {
                 self.cut_off(*to);
                 (Some(Input::CutOff), None)
@@ -425,6 +383,24 @@ impl World {
         inputs
     }
 
+    /// Appends a batch.
+    pub fn append(&mut self, marks: &[Mark], effects: &mut Effects) -> Input {
+        let end = self.end();
+        let plain = marks.iter().all(|mark| *mark == Mark::default());
+        for mark in marks {
+            let at = self.end();
+            self.places.insert(at, at);
+            let bytes = self.record_bytes.unwrap_or(50 + self.seeds.below(100));
+            self.log.record(bytes);
+            self.records.push((at, mark.clone()));
+        }
+        let marks = if plain { Marks::default() } else { Marks(marks.to_vec()) };
+        self.slots.appended(end, &marks, None, effects);
+        self.follower.appended(end, &marks, None, &mut Effects::default());
+        let marks = (!plain).then_some((end, marks));
+        Input::Appended { marks }
+    }
+
     /// What holds of every state.
     fn check(&self) {
         self.slots
@@ -453,7 +429,7 @@ impl World {
                 "{message}: {told} failures were told, {} are known",
                 held.failures
             );
-            if held.state == HeldState::Leased && held.key != 0 {
+            if matches!(held.state, HeldState::Leased | HeldState::Staged) && held.key != 0 {
                 assert!(out_by_key.insert(held.key), "two messages of key {} are out", held.key);
             }
         }
@@ -496,6 +472,7 @@ impl World {
                 !self.acked.contains(&id),
                 "{id} was acknowledged, and is delivered again"
             );
+            self.txns.may_go_out(id);
             assert!(
                 mark.deliver_at_ms <= self.wall().max(self.wall_max_ms),
                 "{id} is delivered before its time"
@@ -583,6 +560,8 @@ impl World {
                     }
                     continue;
                 }
+                (_, Settled::TransactionOver | Settled::Full) => continue,
+                (Settlement::AckIn { transaction }, Settled::Done) => self.txns.told(transaction, id, &self.acked),
                 (Settlement::Ack, Settled::Done | Settled::AlreadySettled) => drop(self.acked.insert(id)),
                 (Settlement::Nack { failed: true, .. }, Settled::Done) => *self.failed.entry(id).or_default() += 1,
                 _ => {}

@@ -145,7 +145,27 @@ async fn settle_of(
     wanted: SettleMessages,
 ) -> Result<SettleOutcomes, RequestError> {
     let settled = partition.desk()?.settle(queue.id(), wanted.items).await?;
-    Ok(settled.into_iter().map(Ok).collect())
+    Ok(settled.into_iter().map(outcome).collect())
+}
+
+/// What became of a message, or why it is not as its consumer said. Then its consumer has it still, unless a transaction does.
+fn outcome(settled: Settled) -> Result<Settled, RequestError> {
+    let refused = |reason, message| Err(RequestError::new(reason, message));
+    match settled {
+        Settled::Done | Settled::AlreadySettled | Settled::LeaseLost => Ok(settled),
+        Settled::InTransaction => refused(
+            Reason::InvalidTransactionState,
+            "the message is acknowledged in a transaction that is not over, and nothing else becomes of it before",
+        ),
+        Settled::TransactionOver => refused(
+            Reason::InvalidTransactionState,
+            "the transaction is over, or another one of its producer is not: the message was not acknowledged in it",
+        ),
+        Settled::Full => refused(
+            Reason::PartitionBusy,
+            "the partition's queues have as much under way as they may: acknowledge in smaller transactions",
+        ),
+    }
 }
 
 /// Takes messages of a partition that is led here out of the queue.
