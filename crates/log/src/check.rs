@@ -35,13 +35,13 @@ pub(crate) fn check_command(command: &EncodedCommand) -> Result<(), String> {
             _ if command.body().is_empty() => Ok(()),
             _ => Err("it sends no message, and has a batch".to_owned()),
         },
-        PartitionCommand::TxnAppend { seq, .. } => {
-            let header = check_batch(command.body())?;
-            let is_transactional = header.attributes.is_transactional() && header.producer_id.is_some();
-            match is_transactional && seq > 0 {
-                true => Ok(()),
-                false => Err("it is of a transaction, and its batch is of none".to_owned()),
+        PartitionCommand::TxnAppend { seq, .. } => check_transactional(command.body(), seq).map(drop),
+        PartitionCommand::TxnAppendMarked { seq, marks, .. } => {
+            let header = check_transactional(command.body(), seq)?;
+            if marks.0.iter().any(|mark| mark.id != 0) {
+                return Err("a message of a transaction has no message id, which an abort would not forget".to_owned());
             }
+            check_count("marks", marks.0.len() as u64, &header)
         }
         PartitionCommand::Marker { marker, .. } => check_marker(command.body(), &marker),
         PartitionCommand::CompactedAppend { original, .. } => check_compacted(&original, command.body()),
@@ -90,6 +90,16 @@ fn check_plain(batch: &Bytes) -> Result<BatchHeader, String> {
     match header.attributes.is_transactional() && batch.len() > BatchHeader::LEN {
         false => Ok(header),
         true => Err("its batch is of a transaction, and it is of none".to_owned()),
+    }
+}
+
+/// The batch of an append in a transaction.
+fn check_transactional(batch: &Bytes, seq: u64) -> Result<BatchHeader, String> {
+    let header = check_batch(batch)?;
+    let is_transactional = header.attributes.is_transactional() && header.producer_id.is_some();
+    match is_transactional && seq > 0 {
+        true => Ok(header),
+        false => Err("it is of a transaction, and its batch is of none".to_owned()),
     }
 }
 

@@ -18,6 +18,7 @@
 //! 10 CompactedAppend     original kind u8 | original size u32 | the original's                           batch with fewer records
 //! 11 EmptiedAppend       original kind u8 | original size u32 | the original's, without marks | header     none
 //! 12 AdvanceHorizon      up to i64 | now i64                                                            none
+//! 13 TxnAppendMarked     now i64 | expiration i64 | seq u64 | marks                                     batch
 //! ```
 //!
 //! Kinds 10 and 11 are never proposed: compaction writes them in the place of appends and markers ([`compaction`](crate::compaction)).
@@ -27,13 +28,15 @@
 //! Written by hand, not declared with `replicated!`: that makes one message of a command, so the batch would be copied into
 //! it and out of it, and the head of each append would cost a buffer more.
 
+mod kind;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use jangada_machine::EncodedCommand;
 use jangada_queue::{Carry, Fire, IdWindow, Marks, QueueOps, ScheduleCommand};
-use jangada_types::feature_level::COMPACTION_FEATURE_LEVEL;
 use jangada_types::frame::malformed;
-use jangada_types::{CodecError, FEATURE_LEVEL, Offset};
+use jangada_types::{CodecError, Offset};
 
+pub use self::kind::PartitionCommandKind;
 use crate::compaction::{Original, Remains};
 use crate::condition::Conditions;
 use crate::transactions::{MARKER_LEN, Marker};
@@ -45,83 +48,6 @@ const VERSION: u8 = 1;
 const HEAD_LEN: usize = 18;
 const ADVANCE_LEN: usize = 26;
 const TXN_APPEND_LEN: usize = HEAD_LEN + 8;
-
-/// The kinds of [`PartitionCommand`], with the byte of each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum PartitionCommandKind {
-    /// Appends a batch without conditions.
-    Append = 1,
-    /// Moves the log start.
-    AdvanceLogStart = 2,
-    /// Appends a batch with conditions, which stand behind its head. A batch without any keeps the kind that all versions read.
-    ConditionalAppend = 3,
-    /// Changes the slots of the partition's queues.
-    QueueOps = 4,
-    /// Appends a batch whose records have marks for the partition's queues.
-    AppendMarked = 5,
-    /// Appends messages of queues again, whose old places are done then.
-    Carry = 6,
-    /// Puts or deletes a schedule of a queue, or sends the message of one of its occurrences.
-    Schedule = 7,
-    /// Appends a batch of a transaction.
-    TxnAppend = 8,
-    /// Ends a transaction.
-    Marker = 9,
-    /// An append of whose batch compaction has left some records.
-    CompactedAppend = 10,
-    /// An append, or a marker, of whose batch compaction has left no record.
-    EmptiedAppend = 11,
-    /// Lets tombstones below an offset go.
-    AdvanceHorizon = 12,
-}
-
-impl PartitionCommandKind {
-    /// All kinds, by rising byte.
-    pub const ALL: [Self; 12] = [
-        Self::Append,
-        Self::AdvanceLogStart,
-        Self::ConditionalAppend,
-        Self::QueueOps,
-        Self::AppendMarked,
-        Self::Carry,
-        Self::Schedule,
-        Self::TxnAppend,
-        Self::Marker,
-        Self::CompactedAppend,
-        Self::EmptiedAppend,
-        Self::AdvanceHorizon,
-    ];
-
-    /// The kind's byte in the head.
-    pub const fn byte(self) -> u8 {
-        self as u8
-    }
-
-    /// The first feature level that knows the kind.
-    pub const fn since(self) -> u32 {
-        match self {
-            Self::Append | Self::AdvanceLogStart => 1,
-            Self::ConditionalAppend => 3,
-            Self::QueueOps | Self::AppendMarked | Self::Carry | Self::Schedule => 7,
-            Self::TxnAppend | Self::Marker => 8,
-            Self::CompactedAppend | Self::EmptiedAppend | Self::AdvanceHorizon => COMPACTION_FEATURE_LEVEL,
-        }
-    }
-
-    pub(crate) fn of_byte(byte: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.byte() == byte)
-    }
-}
-
-// What a partition replicates must be within what the build says that it understands.
-const _: () = {
-    let mut at = 0;
-    while at < PartitionCommandKind::ALL.len() {
-        assert!(PartitionCommandKind::ALL[at].since() <= FEATURE_LEVEL);
-        at += 1;
-    }
-};
 
 /// What a leader found of the message ids of a batch: none of them was there. As a [`KeyFinding`](crate::KeyFinding) it holds in the
 /// term in which it looked, and in no other.
@@ -200,6 +126,19 @@ pub enum PartitionCommand {
         /// The batch, as the leader checked it: transactional, with a producer.
         batch: Bytes,
     },
+    /// Append a batch of a transaction whose records have marks for the partition's queues.
+    TxnAppendMarked {
+        /// The leader's clock when it proposed, milliseconds since the Unix epoch.
+        now_ms: i64,
+        /// How long the leader remembers silent producers, milliseconds.
+        expiration_ms: i64,
+        /// Which transaction of its producer it is, as the coordinator says; 1 or more.
+        seq: u64,
+        /// The marks, one for each record. None has a message id: what an abort takes back was not sent.
+        marks: Marks,
+        /// The batch, as the leader checked it: transactional, with a producer.
+        batch: Bytes,
+    },
     /// End a transaction, if it is open here.
     Marker {
         /// Which transaction it is, and how it ends.
@@ -260,6 +199,7 @@ impl PartitionCommand {
             Self::CompactedAppend { .. } => PartitionCommandKind::CompactedAppend,
             Self::EmptiedAppend { .. } => PartitionCommandKind::EmptiedAppend,
             Self::AdvanceHorizon { .. } => PartitionCommandKind::AdvanceHorizon,
+            Self::TxnAppendMarked { .. } => PartitionCommandKind::TxnAppendMarked,
         }
     }
 
@@ -352,12 +292,19 @@ impl PartitionCommand {
                 batch,
             } => {
                 let mut head = [0; TXN_APPEND_LEN];
-                let mut out = &mut head[..];
-                out.put_u8(VERSION);
-                out.put_u8(kind.byte());
-                out.put_i64(now_ms);
-                out.put_i64(expiration_ms);
-                out.put_u64(seq);
+                put_txn_head(&mut &mut head[..], kind, (now_ms, expiration_ms), seq);
+                EncodedCommand::new(&head, batch)
+            }
+            Self::TxnAppendMarked {
+                now_ms,
+                expiration_ms,
+                seq,
+                marks,
+                batch,
+            } => {
+                let mut head = BytesMut::with_capacity(TXN_APPEND_LEN + 16 * marks.0.len());
+                put_txn_head(&mut head, kind, (now_ms, expiration_ms), seq);
+                marks.encode(true, &mut head);
                 EncodedCommand::new(&head, batch)
             }
             Self::Marker { marker, batch } => {
@@ -407,6 +354,7 @@ impl PartitionCommand {
             | Self::Carry { batch, .. }
             | Self::Schedule { batch, .. }
             | Self::TxnAppend { batch, .. }
+            | Self::TxnAppendMarked { batch, .. }
             | Self::Marker { batch, .. }
             | Self::CompactedAppend { batch, .. } => {
                 *batch = command.into_body();
@@ -466,9 +414,7 @@ impl PartitionCommand {
                 expiration_ms: input.try_get_i64().map_err(short)?,
                 conditions: Conditions::decode(&mut input)?,
                 ids: decode_ids(&mut input)?,
-                marks: Marks::decode(&mut input)
-                    .filter(|_| input.is_empty())
-                    .ok_or_else(|| malformed(WHAT, "its marks cannot be read"))?,
+                marks: decode_marks(&mut input)?,
                 batch: Bytes::new(),
             }),
             PartitionCommandKind::Carry => Ok(Self::Carry {
@@ -487,13 +433,26 @@ impl PartitionCommand {
                     batch: Bytes::new(),
                 })
             }
-            PartitionCommandKind::TxnAppend => {
+            PartitionCommandKind::TxnAppend | PartitionCommandKind::TxnAppendMarked => {
                 let short = |_| cut_off(TXN_APPEND_LEN);
-                Ok(Self::TxnAppend {
-                    now_ms: input.try_get_i64().map_err(short)?,
-                    expiration_ms: input.try_get_i64().map_err(short)?,
-                    seq: input.try_get_u64().map_err(short)?,
-                    batch: Bytes::new(),
+                let now_ms = input.try_get_i64().map_err(short)?;
+                let expiration_ms = input.try_get_i64().map_err(short)?;
+                let seq = input.try_get_u64().map_err(short)?;
+                let batch = Bytes::new();
+                if kind == PartitionCommandKind::TxnAppend {
+                    return Ok(Self::TxnAppend {
+                        now_ms,
+                        expiration_ms,
+                        seq,
+                        batch,
+                    });
+                }
+                Ok(Self::TxnAppendMarked {
+                    now_ms,
+                    expiration_ms,
+                    seq,
+                    marks: decode_marks(&mut input)?,
+                    batch,
                 })
             }
             PartitionCommandKind::Marker => Ok(Self::Marker {
@@ -535,6 +494,21 @@ pub(crate) fn encode_ids(ids: Option<IdFinding>, head: &mut impl BufMut) {
         head.put_u64(window.window_ms);
         head.put_u64(term);
     }
+}
+
+/// The head of an append in a transaction, up to its marks.
+fn put_txn_head(out: &mut impl BufMut, kind: PartitionCommandKind, times: (i64, i64), seq: u64) {
+    out.put_u8(VERSION);
+    out.put_u8(kind.byte());
+    out.put_i64(times.0);
+    out.put_i64(times.1);
+    out.put_u64(seq);
+}
+
+/// Marks up to the end of a head.
+fn decode_marks(input: &mut &[u8]) -> Result<Marks, CodecError> {
+    let marks = Marks::decode(input).filter(|_| input.is_empty());
+    marks.ok_or_else(|| malformed(WHAT, "its marks cannot be read"))
 }
 
 fn decode_schedule(input: &mut &[u8]) -> Option<(ScheduleCommand, Marks)> {

@@ -1,6 +1,6 @@
 //! What a command's proposer is told. It stays in the process: nothing of it is encoded.
 
-use jangada_queue::{CarryRefused, OpsReply, ScheduleRefused};
+use jangada_queue::{CarryRefused, EndedTransaction, OpsReply, ScheduleRefused};
 use jangada_types::{Offset, ProducerEpoch, Sequence};
 
 use crate::condition::ConditionFailed;
@@ -40,6 +40,8 @@ pub enum PartitionReply {
         marker: Option<Offset>,
         /// What the readers are told, if it was aborted.
         aborted: Option<AbortedTransaction>,
+        /// What its queues are told: the messages that were acknowledged in it.
+        queues: EndedTransaction,
     },
     /// Tombstones below this offset may go now.
     Horizon(Offset),
@@ -71,10 +73,8 @@ pub enum Refusal {
     },
     /// The batch's transaction has ended.
     TransactionEnded,
-    /// As many transactions are open as there may be producers.
+    /// As many transactions are open as there may be producers, or the partition's queues have as much of them as they may.
     TooManyTransactions,
-    /// Queues read the log, which know nothing of transactions.
-    LogHasQueues,
 }
 
 impl From<ConditionFailed> for Refusal {

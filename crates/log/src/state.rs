@@ -12,11 +12,14 @@
 //! The state is a few numbers, the producer table with the open transactions, and the slots of the partition's queues; the records
 //! stay in the log.
 
+mod queues;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use jangada_machine::{Effects, EncodedCommand, Machine, RestoreError, Retention};
-use jangada_queue::{Carry, Context, Marks, OpsReply, QueueOps, ScheduleCommand, SectionRefused, SectionReply, Slots};
+use jangada_queue::Slots;
 use jangada_types::{BatchHeader, CodecError, LeaderEpoch, LogPosition, Offset, ProducerEpoch, ProducerId};
 
+use self::queues::number;
 use crate::check;
 use crate::command::{IdFinding, PartitionCommand};
 use crate::compaction::{Form, Original, Remains};
@@ -122,7 +125,7 @@ impl PartitionState {
         self.producers.first_open().unwrap_or(self.next_offset)
     }
 
-    /// Whether there are, or were, transactions. No queue reads such a log.
+    /// Whether there are, or were, transactions.
     pub fn has_transactions(&self) -> bool {
         self.has_transactions
     }
@@ -221,6 +224,20 @@ impl PartitionState {
                 let (incoming, times) = (Incoming::of(batch), (*now_ms, *expiration_ms));
                 self.append(at, &incoming, times, &Conditions::default(), None, Some(*seq))
             }
+            PartitionCommand::TxnAppendMarked {
+                now_ms,
+                expiration_ms,
+                seq,
+                marks,
+                batch,
+            } => {
+                let (incoming, times) = (Incoming::of(batch), (*now_ms, *expiration_ms));
+                let appended = self.append(at, &incoming, times, &Conditions::default(), None, Some(*seq));
+                if let Some(row) = &appended.1 {
+                    self.mark(row.base_offset, marks, None, *now_ms, effects);
+                }
+                appended
+            }
             PartitionCommand::Marker { marker, batch } => self.end(at, marker, &Incoming::of(batch), effects),
             PartitionCommand::CompactedAppend { original, batch } => {
                 self.apply_again(at, original, &Incoming::compacted(original, batch))
@@ -272,9 +289,6 @@ impl PartitionState {
         ids: Option<&IdFinding>,
         transaction: Option<u64>,
     ) -> (PartitionReply, Option<IndexEntry>) {
-        if transaction.is_some() && self.slots.iter().next().is_some() {
-            return (Refusal::LogHasQueues.into(), None);
-        }
         let header = &incoming.header;
         self.count_append(now_ms, expiration_ms);
         if header.producer_id.is_some() {
@@ -303,14 +317,20 @@ impl PartitionState {
         if ids.is_some_and(|found| found.term != at.term) {
             return (Refusal::from(ConditionFailed::LeaderChanged).into(), None);
         }
+        let transaction = transaction.map(|seq| Self::transaction_of(header, seq));
+        if let Some(refusal) = transaction.and_then(|transaction| self.refused_by_queues(transaction)) {
+            return (refusal.into(), None);
+        }
         let row = self.place(at, incoming);
         if header.producer_id.is_some() {
             self.producers
                 .appended(header, row.base_offset, row.last_offset, now_ms);
         }
-        if let Some(seq) = transaction {
+        if let Some(transaction) = transaction {
             self.has_transactions = true;
-            self.producers.open_at(header.producer_id, row.base_offset, seq, now_ms);
+            self.producers
+                .open_at(header.producer_id, row.base_offset, transaction.seq, now_ms);
+            self.sent_in_queues(transaction, &row, now_ms);
         }
         (appended(&row), Some(row))
     }
@@ -332,18 +352,24 @@ impl PartitionState {
         effects: &mut Effects,
     ) -> (PartitionReply, Option<IndexEntry>) {
         self.count_append(marker.now_ms, marker.expiration_ms);
-        if self.slots.iter().next().is_some() {
-            // No transaction was let in.
-            return (ended_nothing(), None);
-        }
         self.has_transactions = true;
+        let staged = self.slots.undecided_of(marker.end.producer_id);
         let first = match self.producers.judge_end(marker) {
+            Ending::Refused(refusal) => return (refusal.into(), None),
+            // Messages were acknowledged in an earlier one, which was forgotten here, and is to be aborted first.
+            _ if let Some(earlier) = staged.filter(|staged| staged.seq < marker.seq) => {
+                return (Refusal::TransactionOpen { seq: earlier.seq }.into(), None);
+            }
             Ending::Of(first) => first,
             Ending::OfNone => {
                 self.producers.fence(marker, self.next_offset);
-                return (ended_nothing(), None);
+                let reply = PartitionReply::Ended {
+                    marker: None,
+                    aborted: None,
+                    queues: self.end_in_queues(marker, None),
+                };
+                return (reply, None);
             }
-            Ending::Refused(refusal) => return (refusal.into(), None),
         };
         let row = self.place(at, incoming);
         self.producers.close(marker, row.base_offset);
@@ -359,6 +385,7 @@ impl PartitionState {
         let reply = PartitionReply::Ended {
             marker: Some(row.base_offset),
             aborted,
+            queues: self.end_in_queues(marker, Some(row.base_offset)),
         };
         (reply, Some(row))
     }
@@ -393,75 +420,6 @@ impl PartitionState {
         }
     }
 
-    fn context(&self, at: LogPosition) -> Context {
-        Context {
-            at,
-            log_start: self.log_start,
-            next_offset: self.next_offset,
-        }
-    }
-
-    fn change_slots(&mut self, at: LogPosition, ops: &QueueOps) -> OpsReply {
-        if self.has_transactions {
-            // There is no slot, and there will be none: a queue would hand out what was aborted.
-            let refused = SectionReply::Refused(SectionRefused::LogHasTransactions);
-            return OpsReply::Applied(vec![refused; ops.sections.len()]);
-        }
-        let context = self.context(at);
-        self.slots.apply(&context, ops, &())
-    }
-
-    /// The queues learn what is said of the records of a batch that was appended.
-    fn mark(&mut self, base: Offset, marks: &Marks, ids: Option<&IdFinding>, now_ms: i64, effects: &mut Effects) {
-        let ids = ids.map(|found| (found.window, u64::try_from(now_ms).unwrap_or(0)));
-        self.slots.appended(base.get().unsigned_abs(), marks, ids, effects);
-    }
-
-    fn carry(
-        &mut self,
-        at: LogPosition,
-        carry: &Carry,
-        batch: &Bytes,
-        effects: &mut Effects,
-    ) -> (PartitionReply, Option<IndexEntry>) {
-        if let Err(refused) = self.slots.judge_carry(&self.context(at), carry) {
-            return (PartitionReply::CarryRefused(refused), None);
-        }
-        let row = self.place(at, &Incoming::of(batch));
-        self.slots.carry(carry, row.base_offset.get().unsigned_abs(), effects);
-        (appended(&row), Some(row))
-    }
-
-    fn schedule(
-        &mut self,
-        at: LogPosition,
-        change: &ScheduleCommand,
-        marks: &Marks,
-        batch: &Bytes,
-        effects: &mut Effects,
-    ) -> (PartitionReply, Option<IndexEntry>) {
-        let context = self.context(at);
-        let changed = match change {
-            ScheduleCommand::Put(put) => self.slots.put_schedule(&context, put),
-            ScheduleCommand::Delete { key } => self.slots.delete_schedule(key),
-            ScheduleCommand::Fire(fire) => self.slots.judge_fire(&context, fire),
-        };
-        if let Err(refused) = changed {
-            return (PartitionReply::ScheduleRefused(refused), None);
-        }
-        let ScheduleCommand::Fire(fire) = change else {
-            return (PartitionReply::Scheduled, None);
-        };
-        self.slots.fired(fire);
-        if !fire.appends {
-            return (PartitionReply::Scheduled, None);
-        }
-        let row = self.place(at, &Incoming::of(batch));
-        self.slots
-            .appended(row.base_offset.get().unsigned_abs(), marks, None, effects);
-        (appended(&row), Some(row))
-    }
-
     fn advance_log_start(&mut self, from: Offset, to: Offset, dropped_bytes: u64) -> PartitionReply {
         if from != self.log_start || to < from || to > self.next_offset {
             return PartitionReply::LogStartMoved(self.log_start);
@@ -482,14 +440,6 @@ fn appended(row: &IndexEntry) -> PartitionReply {
         base_offset: row.base_offset,
         last_offset: row.last_offset,
         duplicate: false,
-    }
-}
-
-/// The reply to a marker of a transaction that is not open.
-fn ended_nothing() -> PartitionReply {
-    PartitionReply::Ended {
-        marker: None,
-        aborted: None,
     }
 }
 
@@ -612,6 +562,13 @@ impl Machine for PartitionState {
         if has_slots {
             let [start, next] = [state.log_start, state.next_offset].map(|offset| offset.get().unsigned_abs());
             state.slots = Slots::restore(input, start, next)?;
+            let is_one =
+                state.slots.iter().len() == 0 || state.slots.stable(next) == number(state.last_stable_offset());
+            if !is_one {
+                return Err(RestoreError(
+                    "a partition's state and its queues differ in what is stable".into(),
+                ));
+            }
         }
         Ok(state)
     }

@@ -41,6 +41,4 @@ pub enum SectionRefused {
     TransactionOver,
     /// Nothing is on its way to another topic, or something else is.
     NotMoving,
-    /// The log has, or had, records of transactions, which no queue can read.
-    LogHasTransactions,
 }

@@ -72,10 +72,6 @@ impl Partition {
                 Reason::InvalidTransactionState,
                 format!("partition {name}: the batch's transaction has ended, and nothing was appended"),
             ),
-            Refusal::LogHasQueues => RequestError::new(
-                Reason::TopicHasQueues,
-                format!("partition {name}: queues read it, and they know nothing of transactions: send without one"),
-            ),
             Refusal::TooManyTransactions => RequestError::new(
                 Reason::PartitionBusy,
                 format!(

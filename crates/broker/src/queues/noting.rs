@@ -37,7 +37,7 @@ impl Desk {
                 });
             }
             (
-                PartitionCommand::AppendMarked { marks, .. },
+                PartitionCommand::AppendMarked { marks, .. } | PartitionCommand::TxnAppendMarked { marks, .. },
                 PartitionReply::Appended {
                     base_offset,
                     duplicate: false,
@@ -74,6 +74,10 @@ impl Desk {
                     inputs[1] = Some(Input::Appended { marks });
                 }
             }
+            // What lies behind it may go out, whether or not anything was acknowledged in it.
+            (PartitionCommand::Marker { .. }, PartitionReply::Ended { queues, .. }) => {
+                inputs[0] = Some(Input::Ended(queues.clone()));
+            }
             // Retention, or an administrator, took what a group had not done.
             (PartitionCommand::AdvanceLogStart { .. }, PartitionReply::LogStart(_)) => inputs[0] = Some(Input::CutOff),
             // Of another term, or without effect on the slots.
@@ -84,6 +88,7 @@ impl Desk {
                 | PartitionCommand::AppendMarked { .. }
                 | PartitionCommand::Carry { .. }
                 | PartitionCommand::TxnAppend { .. }
+                | PartitionCommand::TxnAppendMarked { .. }
                 | PartitionCommand::Marker { .. }
                 | PartitionCommand::CompactedAppend { .. }
                 | PartitionCommand::EmptiedAppend { .. }

@@ -5,6 +5,7 @@
 
 use bytes::{Buf, BufMut, BytesMut};
 use jangada_machine::RestoreError;
+use jangada_queue::{TransactionId, Transactions};
 use jangada_types::limits::PRODUCERS_PER_PARTITION_MAX;
 use jangada_types::{BatchHeader, Offset, ProducerEpoch, ProducerId};
 
@@ -203,6 +204,35 @@ impl Producers {
     fn known(&mut self, input: &mut &[u8]) -> Result<&mut Producer, RestoreError> {
         let id = ProducerId(input.try_get_i64().map_err(|_| damaged())?);
         self.by_id.get_mut(&id).ok_or_else(damaged)
+    }
+}
+
+/// What the partition's queues ask.
+impl Transactions for Producers {
+    fn takes(&self, transaction: TransactionId) -> bool {
+        let Some(producer) = self.by_id.get(&transaction.producer) else {
+            return true;
+        };
+        let is_it = match producer.open {
+            Some(open) => open.seq == transaction.seq,
+            None => transaction.seq > producer.ended_seq,
+        };
+        is_it && transaction.epoch >= producer.epoch
+    }
+
+    fn open(&self) -> Vec<jangada_queue::OpenTransaction> {
+        let open = self
+            .open()
+            .map(|(producer, epoch, open)| jangada_queue::OpenTransaction {
+                id: TransactionId {
+                    producer,
+                    epoch,
+                    seq: open.seq,
+                },
+                first: open.first.get().unsigned_abs(),
+                since_ms: open.since_ms.max(0).unsigned_abs(),
+            });
+        open.collect()
     }
 }
 

@@ -161,7 +161,6 @@ pub fn describe(reply: &PartitionReply, row: Option<&IndexEntry>) -> String {
             Refusal::TransactionOpen { seq } => format!("transaction-open {seq}"),
             Refusal::TransactionEnded => "transaction-ended".to_owned(),
             Refusal::TooManyTransactions => "too-many-transactions".to_owned(),
-            Refusal::LogHasQueues => "log-has-queues".to_owned(),
         },
         PartitionReply::LogStart(offset) => format!("log-start {offset}"),
         PartitionReply::LogStartMoved(offset) => format!("log-start-moved {offset}"),
@@ -171,7 +170,7 @@ pub fn describe(reply: &PartitionReply, row: Option<&IndexEntry>) -> String {
         PartitionReply::Scheduled => "scheduled".to_owned(),
         PartitionReply::ScheduleRefused(refused) => format!("schedule-refused {refused:?}"),
         PartitionReply::Horizon(offset) => format!("horizon {offset}"),
-        PartitionReply::Ended { marker, aborted } => {
+        PartitionReply::Ended { marker, aborted, .. } => {
             let marker = marker.map_or("nothing".to_owned(), |marker| marker.to_string());
             let aborted = aborted.map(|aborted| format!(" aborted {} {}", aborted.first, aborted.stable_after));
             format!("ended {marker}{}", aborted.unwrap_or_default())
@@ -418,6 +417,7 @@ fn kinds_keep_their_bytes_and_levels() {
             (PartitionCommandKind::CompactedAppend, 10, 8),
             (PartitionCommandKind::EmptiedAppend, 11, 8),
             (PartitionCommandKind::AdvanceHorizon, 12, 8),
+            (PartitionCommandKind::TxnAppendMarked, 13, 8),
         ]
     );
     for kind in PartitionCommandKind::ALL {

@@ -1,13 +1,14 @@
-//! Transactions in a partition: their commands as bytes, and what becomes of them one by one. [`histories`]: in any order.
+//! Transactions in a partition: their commands as bytes, and what becomes of them one by one. [`histories`]: in any order. [`queues`]:
+//! what queues make of them.
 
 mod histories;
+mod queues;
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use jangada_log::{AbortedTransaction, Conditions, Marker, PartitionCommand, PartitionReply, PartitionState, Refusal};
 use jangada_machine::{Effects, EncodedCommand, Machine};
-use jangada_queue::{KeepsOrder, OpsReply, QueueId, QueueOps, Section, SectionRefused, SectionReply, SlotKind};
 use jangada_types::batch::EndMarker;
 use jangada_types::limits::PRODUCERS_PER_PARTITION_MAX;
 use jangada_types::replicated::hex;
@@ -71,6 +72,7 @@ pub fn shapes() -> Vec<(&'static str, PartitionCommand)> {
         ("commit", marker((7, 2), 3, true)),
         ("abort", marker((7, 2), 3, false)),
         ("abort-extreme", marker((i64::MAX, i16::MAX), u64::MAX, false)),
+        ("append-marked", queues::marked((7, 1), 3, 0, queues::marks())),
     ]
 }
 
@@ -305,43 +307,6 @@ fn a_transaction_below_the_log_start_is_ended_all_the_same() {
     assert!(log.ended(&marker((7, 1), 1, false)).is_some());
     assert_eq!(log.aborted[&Offset(4)].first, Offset(0));
     assert_eq!(log.ends(), (5, 5));
-}
-
-#[test]
-fn a_log_has_queues_or_transactions_and_never_both() {
-    let open = |term| {
-        PartitionCommand::QueueOps(QueueOps {
-            term,
-            now_ms: 0,
-            ticket: 0,
-            sections: vec![Section::Open {
-                queue: QueueId(5),
-                slot_kind: SlotKind::Group,
-                order: KeepsOrder::No,
-                start: 0,
-            }],
-        })
-    };
-    let mut log = Log::default();
-    log.appended(&txn_append((7, 0), 1, 0, 1));
-    let refused = SectionReply::Refused(SectionRefused::LogHasTransactions);
-    let reply = OpsReply::Applied(vec![refused]);
-    assert_eq!(log.apply(&open(1)), PartitionReply::Queue(reply.clone()));
-    assert!(log.ended(&marker((7, 1), 1, true)).is_some());
-    assert_eq!(
-        log.restarted().apply(&open(1)),
-        PartitionReply::Queue(reply),
-        "its control batch stays"
-    );
-    let mut log = Log::default();
-    assert!(matches!(
-        log.apply(&open(1)),
-        PartitionReply::Queue(OpsReply::Applied(_))
-    ));
-    assert_eq!(log.state.slots().iter().count(), 1);
-    assert_eq!(log.refused(&txn_append((7, 0), 1, 0, 1)), Refusal::LogHasQueues);
-    assert_eq!(log.ended(&marker((7, 1), 1, true)), None);
-    assert!(!log.state.has_transactions());
 }
 
 #[test]
