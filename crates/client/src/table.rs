@@ -1,7 +1,7 @@
 //! A topic as a table: the newest value of each key, kept in memory and followed.
 //!
-//! Made for topics that are compacted by key, which keep that value of each key for ever; any topic whose records have keys will do. A record
-//! without a value (a tombstone) deletes its key; one without a key is passed over.
+//! Made for topics that are compacted by key, which keep that value of each key for ever; any topic whose records have keys will do. A
+//! record without a value (a tombstone) deletes its key; one without a key is passed over.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -206,8 +206,8 @@ impl Table {
         }
     }
 
-    /// The changes from now on, in the order in which the table takes them. It ends when 65,536 of them wait, for the table waits for nobody:
-    /// begin anew then. It also ends when the table is dropped, or reads nothing more: [`wait_for`](Self::wait_for) tells why.
+    /// The changes from now on, in the order in which the table takes them. It ends when 65,536 of them wait, for the table waits for
+    /// nobody: begin anew then. It also ends when the table is dropped, or reads nothing more: [`wait_for`](Self::wait_for) tells why.
     pub fn changes(&self) -> impl Stream<Item = TableChange> + Send + 'static {
         let (follower, changes) = mpsc::channel(CHANGES_MAX);
         self.shared.followers().push(follower);

@@ -107,8 +107,8 @@ impl Admin {
         TransactionDescription::from_wire(answer.transaction.unwrap_or_default(), &context)
     }
 
-    /// Aborts the open transaction of an id, and fences its producer. Returns whether one was open: when an attempt ended without an answer,
-    /// whether it was at the last attempt.
+    /// Aborts the open transaction of an id, and fences its producer. Returns whether one was open: when an attempt ended without an
+    /// answer, whether it was at the last attempt.
     ///
     /// # Errors
     /// [`ClientError::Refused`] with `UNKNOWN_TRANSACTIONAL_ID`.

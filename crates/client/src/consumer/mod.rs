@@ -236,7 +236,8 @@ impl Consumer {
     ///
     /// The result is empty when a partition's position moved without a record, so that a caller that waits for an end
     /// sees that it is [reached](Self::reached): when a batch was skipped and nothing came behind it
-    /// ([`OnBadBatch::Skip`]), when a transaction ended there or was aborted, or when the position was reset because its records are gone ([`OffsetReset`]).
+    /// ([`OnBadBatch::Skip`]), when a transaction ended there or was aborted, or when the position was reset because
+    /// its records are gone ([`OffsetReset`]).
     ///
     /// # Errors
     /// The error that a partition runs into; see [`Consumer`].

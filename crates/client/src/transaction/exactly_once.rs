@@ -130,7 +130,8 @@ impl TransactionalProducer {
     ///
     /// # Errors
     /// The consumer's errors; what `transform` returns, after the transaction was aborted; [`ClientError::ProducerFenced`] when another
-    /// process has the transactional id: this one must end. [`ClientError::Unavailable`], [`ClientError::TransactionUnknown`]: call it again.
+    /// process has the transactional id: this one must end. [`ClientError::Unavailable`], [`ClientError::TransactionUnknown`]: call it
+    /// again.
     ///
     /// ```no_run
     /// # async fn example(client: jangada_client::Client) -> Result<(), jangada_client::ClientError> {
