@@ -29,7 +29,7 @@ use crate::listener::{ConnectionMetrics, Listener, Protocol};
 use crate::listening::{self, Addresses, ListenError};
 use crate::metrics::Metrics;
 use crate::node::Node;
-use crate::partition::{LogStarts, RetentionClock, Shared};
+use crate::partition::{LogStarts, RetentionClock, Shared, watch_transactions};
 use crate::pool::Pool;
 use crate::quota;
 use crate::repair::scrub::Scrubber;
@@ -422,6 +422,7 @@ impl Broker {
             },
             driving: Arc::new(driving),
             beyond_desks: OnceLock::new(),
+            transactions: OnceLock::new(),
         });
         let node = Arc::new(Node::new(
             settings.clone(),
@@ -463,6 +464,7 @@ impl Broker {
             metrics: self.metrics.clone(),
         };
         let lag = tokio::spawn(groups::watch_lag(sources, settings.metrics.clone()));
+        let transactions = tokio::spawn(watch_transactions(replicas.clone()));
         let stalled = tokio::spawn(quota::watch_stalled(node.budgets.clone(), stalled_after(settings)));
         let clocks = tokio::spawn(clock.watch());
         self.node.send_replace(Some(node.clone()));
@@ -498,6 +500,7 @@ impl Broker {
         refusals.abort();
         lag.abort();
         slowest.abort();
+        transactions.abort();
         stalled.abort();
         clocks.abort();
         clients.abort_all();

@@ -17,6 +17,7 @@ mod queues;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use jangada_machine::{Effects, EncodedCommand, Machine, RestoreError, Retention};
 use jangada_queue::Slots;
+use jangada_types::batch::EndMarker;
 use jangada_types::{BatchHeader, CodecError, LeaderEpoch, LogPosition, Offset, ProducerEpoch, ProducerId};
 
 use self::queues::number;
@@ -133,6 +134,16 @@ impl PartitionState {
     /// The open transactions by their first offset, each with its producer and its epoch.
     pub fn open_transactions(&self) -> impl Iterator<Item = (ProducerId, ProducerEpoch, OpenTransaction)> {
         self.producers.open()
+    }
+
+    /// The open transaction of a producer, with its epoch.
+    pub fn open_transaction_of(&self, id: ProducerId) -> Option<(ProducerEpoch, OpenTransaction)> {
+        self.producers.open_of(id)
+    }
+
+    /// A marker that would have no effect: its transaction is not open and will not be, and its epoch is known. True stays true.
+    pub fn has_ended(&self, end: &EndMarker, seq: u64) -> bool {
+        self.producers.has_ended(end, seq)
     }
 
     /// Number of open transactions.

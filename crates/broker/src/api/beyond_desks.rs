@@ -114,6 +114,7 @@ impl BeyondDesk for NodeBeyondDesks {
                             batch,
                         },
                         expected: Expectation::default(),
+                        transaction: None,
                         acks: Acks::Quorum,
                         timeout,
                     };

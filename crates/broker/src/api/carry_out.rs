@@ -84,6 +84,7 @@ pub(crate) async fn carry_out(
                     message_bytes,
                 },
                 expected: append.expected,
+                transaction: append.transaction,
                 acks: append.acks,
                 timeout: append.timeout,
             };
@@ -96,6 +97,7 @@ pub(crate) async fn carry_out(
                 offset: wanted.offset,
                 max_bytes: wanted.max_bytes,
                 form: Form::Batches,
+                reading: wanted.reading,
             };
             let Read { fetched, mut room, .. } = reader.read(fetch).await?;
             room.shrink_to(fetched.batches.len());
@@ -106,7 +108,7 @@ pub(crate) async fn carry_out(
         }
         Call::Await(wanted) => {
             let reader = PartitionReader::open(node, context, &wanted.partition, wanted.leader_epoch).await?;
-            let waited = reader.await_bytes(wanted.offset, wanted.min_bytes, wanted.max_wait);
+            let waited = reader.await_bytes((wanted.offset, wanted.isolation), wanted.min_bytes, wanted.max_wait);
             Answer::Await(waited.await?)
         }
         Call::FindOffset(wanted) => Answer::FindOffset(offsets::find(node, context, wanted).await?),

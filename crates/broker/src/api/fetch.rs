@@ -1,4 +1,5 @@
-//! Reading a partition, once or on and on: batches up to the high watermark, with the room that they take until they are sent.
+//! Reading a partition, once or on and on: batches up to the high watermark or the last stable offset, with the room that they take until
+//! they are sent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use super::resolve::{self, PartitionRef};
 use crate::error::RequestError;
 use crate::leader_lookup::Lead;
 use crate::node::Node;
-use crate::partition::{Fetched, Partition};
+use crate::partition::{Fetched, Isolation, Partition, Reading};
 use crate::quota::{Holding, Resource};
 use crate::target::Target;
 
@@ -38,6 +39,7 @@ pub(crate) struct Fetch {
     /// At most so much, but at least one batch.
     pub max_bytes: usize,
     pub form: Form,
+    pub reading: Reading,
 }
 
 /// What was read.
@@ -94,11 +96,14 @@ impl PartitionReader {
         if let Lead::At(_) = &*self.lead {
             // Most who read have something to read: the wait is a call of its own, which holds no room.
             let read = self.read(fetch).await?;
-            if max_wait.is_zero() || read.fetched.batches.len() >= min_bytes.max(1) {
+            // What nobody sees moves the reader on all the same.
+            let is_moved = read.fetched.next_offset > fetch.offset && read.fetched.batches.is_empty();
+            if max_wait.is_zero() || is_moved || read.fetched.batches.len() >= min_bytes.max(1) {
                 return Ok(read);
             }
         }
-        self.await_bytes(fetch.offset, min_bytes, max_wait).await?;
+        let isolation = fetch.reading.isolation;
+        self.await_bytes((fetch.offset, isolation), min_bytes, max_wait).await?;
         self.read(fetch).await
     }
 
@@ -106,16 +111,22 @@ impl PartitionReader {
     ///
     /// # Errors
     /// SHUTTING_DOWN, OFFSET_OUT_OF_RANGE, NOT_LEADER, LEADER_NOT_AVAILABLE.
-    pub async fn await_bytes(&self, offset: Offset, min_bytes: usize, max_wait: Duration) -> Result<(), RequestError> {
+    pub async fn await_bytes(
+        &self,
+        (offset, isolation): (Offset, Isolation),
+        min_bytes: usize,
+        max_wait: Duration,
+    ) -> Result<(), RequestError> {
         let waits = async {
             match &*self.lead {
-                Lead::Here(partition) => partition.await_bytes(offset, min_bytes, max_wait).await,
+                Lead::Here(partition) => partition.await_bytes(offset, min_bytes, max_wait, isolation).await,
                 Lead::At(leader) => {
                     let wanted = AwaitBytes {
                         partition: PartitionRef::of(&self.target),
                         offset,
                         min_bytes,
                         max_wait,
+                        isolation,
                         leader_epoch: self.leader_epoch,
                     };
                     let at = (&self.target, *leader);
@@ -139,6 +150,7 @@ impl PartitionReader {
             offset,
             max_bytes,
             form,
+            reading,
         } = fetch;
         let (resource, wanted) = match form {
             Form::Batches => (Resource::Fetch, max_bytes),
@@ -150,12 +162,13 @@ impl PartitionReader {
             refused = self.node.stopping.begun() => return Err(refused),
         };
         let fetched = match &*self.lead {
-            Lead::Here(partition) => partition.read(offset, max_bytes).await?,
+            Lead::Here(partition) => partition.read(offset, max_bytes, reading).await?,
             Lead::At(leader) => {
                 let wanted = ReadBatches {
                     partition: PartitionRef::of(&self.target),
                     offset,
                     max_bytes,
+                    reading,
                     leader_epoch: self.leader_epoch,
                 };
                 pass_on(&self.node, &self.context, (&self.target, *leader), wanted, PASS_TIMEOUT).await?

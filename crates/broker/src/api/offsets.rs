@@ -22,7 +22,7 @@ pub(crate) async fn find(
     context: &RequestContext,
     wanted: FindOffset,
 ) -> Result<FoundOffset, RequestError> {
-    let position = wanted.position;
+    let (position, isolation) = (wanted.position, wanted.isolation);
     if let Position::Timestamp(timestamp_ms @ ..0) = position {
         let message = format!("timestamp {timestamp_ms} lies before 1970");
         return Err(RequestError::new(Reason::InvalidTimestamp, message));
@@ -32,15 +32,19 @@ pub(crate) async fn find(
         Lead::Here(partition) => partition,
         Lead::At(leader) => {
             let partition = PartitionRef::of(&target);
-            let wanted = FindOffset { partition, position };
+            let wanted = FindOffset {
+                partition,
+                position,
+                isolation,
+            };
             return pass_on(node, context, (&target, leader), wanted, PASS_TIMEOUT).await;
         }
     };
     let leader_epoch = partition.hosted.leader_epoch()?;
     let (offset, timestamp_ms) = match position {
         Position::Earliest => (Some(partition.view.log_start()), None),
-        Position::Latest => (Some(partition.latest_offset().await?), None),
-        Position::Timestamp(timestamp_ms) => partition.offset_by_timestamp(timestamp_ms).await?.unzip(),
+        Position::Latest => (Some(partition.confirmed_ends().await?.of(isolation)), None),
+        Position::Timestamp(timestamp_ms) => partition.offset_by_timestamp(timestamp_ms, isolation).await?.unzip(),
     };
     Ok(FoundOffset {
         offset,

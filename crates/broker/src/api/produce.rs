@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jangada_log::PartitionCommandKind;
+use jangada_types::feature_level::TRANSACTIONS_FEATURE_LEVEL;
 use jangada_types::limits::PRODUCE_TIMEOUT_MS_MAX;
 use jangada_types::{BatchHeader, ProducerId, Reason};
 use tokio::time::Instant;
@@ -24,7 +25,7 @@ use super::resolve::PartitionRef;
 use crate::error::RequestError;
 use crate::leader_lookup::Lead;
 use crate::node::Node;
-use crate::partition::{Admitted, Expectation, Partition, QUESTION_BYTES, Room, may_have_been_taken};
+use crate::partition::{Admitted, Expectation, InTransaction, Partition, QUESTION_BYTES, Room, may_have_been_taken};
 use crate::target::Target;
 
 /// The first feature level that reads conditional batches.
@@ -94,6 +95,8 @@ impl ReadyBatch {
 pub(crate) struct Append<P> {
     pub payload: P,
     pub expected: Expectation,
+    /// The transaction that it belongs to.
+    pub transaction: Option<InTransaction>,
     pub acks: Acks,
     /// Until it is answered, from admission on.
     pub timeout: Duration,
@@ -189,6 +192,7 @@ pub(crate) async fn admit<P: Payload>(
     let Append {
         payload,
         expected,
+        transaction,
         acks,
         timeout,
     } = append;
@@ -222,6 +226,9 @@ pub(crate) async fn admit<P: Payload>(
     };
     let batch = payload.into_batch(node).await?;
     check_expectation(node, expected, acks).await?;
+    if transaction.is_some() {
+        check_transaction(node, expected, acks).await?;
+    }
     let partition = match lead {
         Lead::Here(partition) => partition,
         Lead::At(leader) => {
@@ -229,6 +236,7 @@ pub(crate) async fn admit<P: Payload>(
                 partition: PartitionRef::of(target),
                 batch,
                 expected,
+                transaction,
                 acks,
                 timeout,
             };
@@ -237,7 +245,7 @@ pub(crate) async fn admit<P: Payload>(
             return produced.map(Accepted::Answered);
         }
     };
-    let admitted = admit_batch(node, context, &partition, (batch, expected), room).await?;
+    let admitted = admit_batch(node, context, &partition, (batch, expected, transaction), room).await?;
     Ok(match acks {
         Acks::None => Accepted::Answered(acknowledge_later(node, partition, admitted, timeout)),
         Acks::Quorum => Accepted::InQuorum(InQuorum {
@@ -253,11 +261,15 @@ async fn admit_batch(
     node: &Node,
     context: &RequestContext,
     partition: &Partition,
-    (batch, expected): (Bytes, Expectation),
+    (batch, expected, transaction): (Bytes, Expectation, Option<InTransaction>),
     room: Room,
 ) -> Result<Admitted, RequestError> {
     let retried = producer_of(&batch).map(|_| batch.clone());
-    let refusal = match (partition.admit(batch, expected, room).await, &retried) {
+    let admitted = match &transaction {
+        None => partition.admit(batch, expected, room).await,
+        Some(transaction) => partition.admit_in(batch, transaction, room).await,
+    };
+    let refusal = match (admitted, &retried) {
         (Err(refusal), Some(_)) if may_have_been_taken(&refusal) => refusal,
         (admitted, _) => return admitted,
     };
@@ -303,6 +315,17 @@ async fn check_expectation(node: &Node, expected: Expectation, acks: Acks) -> Re
     }
     // A replica that cannot read it would stop.
     node.metadata.require_feature_level(CONDITIONS_SINCE).await
+}
+
+/// Refuses what a batch of a transaction cannot have: no answer, of whose refusal nobody would learn, and conditions.
+async fn check_transaction(node: &Node, expected: Expectation, acks: Acks) -> Result<(), RequestError> {
+    if acks == Acks::None || !expected.is_none() {
+        let message =
+            "a batch of a transaction needs its answer, and has no condition: use ACKS_QUORUM, and expect no offsets";
+        return Err(RequestError::new(Reason::InvalidRequest, message));
+    }
+    // A replica that cannot read it would stop.
+    node.metadata.require_feature_level(TRANSACTIONS_FEATURE_LEVEL).await
 }
 
 fn producer_of(batch: &[u8]) -> Option<ProducerId> {

@@ -25,7 +25,7 @@ use super::resolve::QueueName;
 use crate::error::RequestError;
 use crate::leader_lookup::Lead;
 use crate::node::Node;
-use crate::partition::Partition;
+use crate::partition::{Isolation, Partition};
 use crate::queues::outgoing::key_hash;
 use crate::queues::{Administer, Desk, MessageState, OldestAge, Peeked};
 
@@ -105,13 +105,22 @@ pub(crate) async fn seek(node: &Arc<Node>, context: &RequestContext, request: Se
         return Err(RequestError::new(Reason::WrongQueueKind, message));
     }
     let start = led.partition.view.log_start().get().unsigned_abs();
-    let end = led.partition.latest_offset().await?.get().unsigned_abs();
+    let end = led
+        .partition
+        .confirmed_ends()
+        .await?
+        .high_watermark
+        .get()
+        .unsigned_abs();
     let wanted = match to {
         SeekTo::Offset(offset) => offset,
         SeekTo::Start(QueueStart::Earliest) => start,
         SeekTo::Start(QueueStart::Latest) => end,
         SeekTo::Start(QueueStart::Timestamp(timestamp_ms)) => {
-            let found = led.partition.offset_by_timestamp(timestamp_ms).await?;
+            let found = led
+                .partition
+                .offset_by_timestamp(timestamp_ms, Isolation::Uncommitted)
+                .await?;
             found.map_or(end, |(offset, _)| offset.get().unsigned_abs())
         }
     };

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::key_index::IndexGuard;
 use super::keyed::Pending;
 use super::room::Room;
-use super::{Partition, timestamps};
+use super::{InTransaction, Partition, timestamps};
 use crate::error::RequestError;
 use crate::pool::SMALL_BYTES;
 use crate::queues::Reserved;
@@ -52,22 +52,42 @@ pub(crate) struct Admitted {
     pub(super) reserved: Option<Reserved>,
 }
 
+/// What stands in an append's command beside the batch.
+pub(super) enum With<'a> {
+    Nothing,
+    /// Marks of the records for the partition's queues, and what was found of the ids among them.
+    Marks(Marks, Option<IdFinding>),
+    /// The transaction that it belongs to.
+    Transaction(&'a InTransaction),
+}
+
 impl Partition {
     /// Checks a batch and hands it to the quorum. Batches of one caller keep the order of its calls. The caller has taken `room` for
     /// it before it waited for anything.
     ///
     /// On a topic with an index of keys this waits for other batches with the same keys, if one of them is conditional.
     pub async fn admit(&self, batch: Bytes, expected: Expectation, room: Room) -> Result<Admitted, RequestError> {
-        self.admit_marked(batch, expected, room, None).await
+        self.admit_with(batch, expected, room, With::Nothing).await
     }
 
-    /// [`Partition::admit`], with marks of the records for the partition's queues, and what was found of the ids among them.
-    pub(super) async fn admit_marked(
+    /// [`Partition::admit`] for a batch of a transaction. The first one waits for its coordinator, and those behind it wait with it.
+    pub async fn admit_in(
+        &self,
+        batch: Bytes,
+        transaction: &InTransaction,
+        room: Room,
+    ) -> Result<Admitted, RequestError> {
+        let with = With::Transaction(transaction);
+        self.admit_with(batch, Expectation::default(), room, with).await
+    }
+
+    /// [`Partition::admit`], with what stands in the command beside the batch.
+    pub(super) async fn admit_with(
         &self,
         batch: Bytes,
         expected: Expectation,
         room: Room,
-        marks: Option<(Marks, Option<IdFinding>)>,
+        with: With<'_>,
     ) -> Result<Admitted, RequestError> {
         let began = Instant::now();
         self.hosted.leader_epoch()?;
@@ -77,9 +97,8 @@ impl Partition {
         self.check_group_lag(&config)?;
         let (header, times) =
             batch::validate_with_times(&batch, &config.batch_limits()).map_err(|error| self.refuse(error.into()))?;
-        if header.attributes.is_transactional() {
-            let message = "transactional batches are not supported yet";
-            return Err(self.refuse(RequestError::new(Reason::InvalidBatch, message)));
+        if header.attributes.is_transactional() || matches!(with, With::Transaction(_)) {
+            self.check_transactional(&header, &with)?;
         }
         let bytes = batch.len();
         let mut room = self.fit(room, bytes)?;
@@ -91,6 +110,10 @@ impl Partition {
         if !header.producer_id.is_some() {
             self.refuse_early(expected)?;
         }
+        let seq = match with {
+            With::Transaction(transaction) => Some(self.join(transaction, &header).await?),
+            With::Nothing | With::Marks(..) => None,
+        };
         let index = self.begin_admitting(expected).await?;
         let mut conditions = Conditions {
             end_offset: expected.end_offset,
@@ -117,19 +140,25 @@ impl Partition {
             }
         };
         let expiration_ms = self.producer_expiration_ms();
-        let command = match marks {
-            None => PartitionCommand::Append {
-                now_ms,
-                expiration_ms,
-                conditions,
-                batch,
-            },
-            Some((marks, ids)) => PartitionCommand::AppendMarked {
+        let command = match (with, seq) {
+            (With::Marks(marks, ids), _) => PartitionCommand::AppendMarked {
                 now_ms,
                 expiration_ms,
                 conditions,
                 ids,
                 marks,
+                batch,
+            },
+            (With::Transaction(_), Some(seq)) => PartitionCommand::TxnAppend {
+                now_ms,
+                expiration_ms,
+                seq,
+                batch,
+            },
+            (With::Nothing | With::Transaction(_), _) => PartitionCommand::Append {
+                now_ms,
+                expiration_ms,
+                conditions,
                 batch,
             },
         };
@@ -149,6 +178,19 @@ impl Partition {
             refusal: None,
             reserved: None,
         })
+    }
+
+    /// Refuses a batch that says something else than its request.
+    fn check_transactional(&self, header: &BatchHeader, with: &With<'_>) -> Result<(), RequestError> {
+        let is_named = matches!(with, With::Transaction(_));
+        if header.attributes.is_transactional() != is_named {
+            let message = match is_named {
+                true => "the request names a transactional id, and its batch is not transactional",
+                false => "the batch is transactional, and its request names no transactional id",
+            };
+            return Err(self.refuse(RequestError::new(Reason::InvalidRequest, message)));
+        }
+        Ok(())
     }
 
     /// The time after which silent producers are forgotten, without end while this leader's clock may not decide that: with a clock

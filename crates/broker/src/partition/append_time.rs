@@ -98,7 +98,10 @@ mod tests {
 
     /// The times of the batches, in the order of the log.
     async fn times(partition: &Partition) -> Vec<i64> {
-        let fetched = partition.read(Offset(0), BYTES).await.expect("it is read");
+        let fetched = partition
+            .read(Offset(0), BYTES, super::super::Reading::AS_IT_IS)
+            .await
+            .expect("it is read");
         BatchIter::new(fetched.batches)
             .map(|batch| batch.expect("it is whole").0.max_timestamp)
             .collect()

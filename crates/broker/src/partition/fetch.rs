@@ -1,4 +1,5 @@
-//! Reading a partition: raw batches from an offset on, never past the high watermark.
+//! Reading a partition: raw batches from an offset on, never past the high watermark, nor past the last stable offset for who reads
+//! committed records.
 //!
 //! The end of the log is read from memory. Older batches are found through the offset index and read on the blocking
 //! pool, a bounded number at once. Either way the batches are copied once, one after the other, into the response,
@@ -15,9 +16,10 @@ use jangada_replication::{GroupStatus, ReadError};
 use jangada_storage::{Store, StoreError};
 use jangada_types::batch::{BatchIter, Records, TimestampType};
 use jangada_types::limits::DECOMPRESSED_BYTES_MAX;
-use jangada_types::{BatchError, BatchHeader, GroupId, LeaderEpoch, Offset, Reason};
+use jangada_types::{BatchError, BatchHeader, GroupId, LeaderEpoch, Offset, ProducerId, Reason};
 
 use super::index_reads::{row_at, row_by_timestamp, rows_from};
+use super::isolation::{Ends, Isolation, Reading};
 use super::rows::{assemble, keep_below, read_entries};
 use super::{Partition, READ_TIMEOUT};
 use crate::error::RequestError;
@@ -37,35 +39,41 @@ pub(crate) struct Fetched {
     pub batches: Bytes,
     /// Where to go on.
     pub next_offset: Offset,
-    pub high_watermark: Offset,
+    pub ends: Ends,
     pub log_start: Offset,
     pub epoch: LeaderEpoch,
+    /// The aborted transactions with records in the batches, if they are asked for: whose, and their first offsets, which rise.
+    pub aborted: Vec<(ProducerId, Offset)>,
 }
 
 impl Partition {
-    /// Reads at once what there is, at most `max_bytes` but at least one batch.
-    pub async fn read(&self, offset: Offset, max_bytes: usize) -> Result<Fetched, RequestError> {
+    /// Reads at once what there is, at most `max_bytes` but at least one batch; of these what the reader sees, which may be nothing.
+    pub async fn read(&self, offset: Offset, max_bytes: usize, reading: Reading) -> Result<Fetched, RequestError> {
         let epoch = self.hosted.leader_epoch()?;
-        let high_watermark = self.end_for(offset).await?;
+        let ends = self.ends_for(offset).await?;
         let empty = Fetched {
             batches: Bytes::new(),
             next_offset: offset,
-            high_watermark,
+            ends,
             log_start: self.view.log_start(),
             epoch,
+            aborted: Vec::new(),
         };
-        if offset == high_watermark {
+        let end = ends.of(reading.isolation);
+        if offset >= end {
             return Ok(empty);
         }
-        let mut next_offset = offset;
-        let mut batches = Bytes::new();
-        // Of what was compacted nothing may be left for long stretches: an answer without a batch tells where to go on.
+        let (mut batches, mut next_offset, mut aborted) = (Bytes::new(), offset, Vec::new());
+        // Of what was compacted or aborted nothing may be left for long stretches: an answer without a batch tells where to go on.
         for _ in 0..EMPTY_READS_MAX {
-            (batches, next_offset) = match self.read_whole(next_offset, high_watermark, max_bytes).await {
+            (batches, next_offset) = match self.read_whole(next_offset, end, max_bytes).await {
                 Err(error) if error.reason == Reason::DataCorrupted => return Err(self.after_hand_over(error).await),
                 read => read?,
             };
-            if !batches.is_empty() || next_offset >= high_watermark {
+            if self.view.has_transactions() {
+                (batches, aborted) = self.seen_by(reading, batches, next_offset).await?;
+            }
+            if !batches.is_empty() || next_offset >= end {
                 break;
             }
         }
@@ -73,6 +81,7 @@ impl Partition {
         Ok(Fetched {
             batches,
             next_offset,
+            aborted,
             ..empty
         })
     }
@@ -102,21 +111,27 @@ impl Partition {
 
     /// Waits until at least `min_bytes` of batches can be read from `offset` on, leadership changes, or the time is
     /// over. Reads nothing. On a leader that no quorum answers nobody waits: the records may be coming elsewhere.
-    pub async fn await_bytes(&self, offset: Offset, min_bytes: usize, max_wait: Duration) -> Result<(), RequestError> {
+    pub async fn await_bytes(
+        &self,
+        offset: Offset,
+        min_bytes: usize,
+        max_wait: Duration,
+        isolation: Isolation,
+    ) -> Result<(), RequestError> {
         let deadline = tokio::time::sleep(max_wait);
         tokio::pin!(deadline);
-        let mut high_watermark = self.view.watch_high_watermark();
+        let mut ends = self.view.watch_ends();
         let mut status = self.hosted.group.watch();
         status.borrow_and_update();
         self.hosted.leader_epoch()?;
         loop {
-            high_watermark.borrow_and_update();
-            let known = self.end_for(offset).await?;
-            if self.view.has_bytes(offset, known, min_bytes.max(1)) {
+            ends.borrow_and_update();
+            let end = self.ends_for(offset).await?.of(isolation);
+            if self.view.has_bytes(offset, end, min_bytes.max(1)) {
                 return Ok(());
             }
             tokio::select! {
-                changed = high_watermark.changed() => if changed.is_err() { return Ok(()) },
+                changed = ends.changed() => if changed.is_err() { return Ok(()) },
                 // Losing the lead ends the wait; the read that follows says who leads now.
                 _ = status.changed() => return Ok(()),
                 () = self.hosted.check_quorum.lost() => return Err(self.hosted.no_quorum()),
@@ -125,18 +140,18 @@ impl Partition {
         }
     }
 
-    /// The high watermark, if the offset may be read: it is not below the log start, and not above it. A leader that was
+    /// The ends of the log, if the offset may be read: it is not below the log start, and not above the high watermark. A leader that was
     /// deposed and does not know has neither as they are, so it says that an offset is out of range only after a quorum has
     /// confirmed that it leads.
-    async fn end_for(&self, offset: Offset) -> Result<Offset, RequestError> {
-        let high_watermark = self.view.high_watermark();
-        if offset >= self.view.log_start() && offset <= high_watermark {
-            return Ok(high_watermark);
+    async fn ends_for(&self, offset: Offset) -> Result<Ends, RequestError> {
+        let ends = self.view.ends();
+        if offset >= self.view.log_start() && offset <= ends.high_watermark {
+            return Ok(ends);
         }
         self.check_lead().await?;
-        let high_watermark = self.view.high_watermark();
-        self.check_range(offset, high_watermark)?;
-        Ok(high_watermark)
+        let ends = self.view.ends();
+        self.check_range(offset, ends.high_watermark)?;
+        Ok(ends)
     }
 
     /// Like [`Hosted::confirm_lead`], but a time-out is reported as a lost quorum: a reader is to look for another leader.
@@ -178,7 +193,9 @@ impl Partition {
             Err(error) => return Err(self.read_error(error)),
         };
         let header = BatchHeader::parse(&batch).map_err(|error| self.undecodable(&error))?;
-        let is_append_time = header.attributes.timestamp_type() == TimestampType::LogAppendTime;
+        // The leader gives control batches their time, too.
+        let is_append_time =
+            header.attributes.timestamp_type() == TimestampType::LogAppendTime || header.attributes.is_control();
         Ok(is_append_time.then_some(header.max_timestamp))
     }
 
@@ -195,7 +212,7 @@ impl Partition {
             read => return read.map_err(|error| self.read_error(error)),
         }
         self.hosted.leader_epoch()?;
-        self.end_for(offset).await?;
+        self.ends_for(offset).await?;
         let again = self.read_batches(offset, high_watermark, max_bytes).await;
         again.map_err(|error| self.read_error(error))
     }
@@ -272,8 +289,8 @@ impl Partition {
         offset: Offset,
         max_bytes: usize,
     ) -> Result<(Bytes, Offset), RequestError> {
-        let high_watermark = self.end_for(offset).await?;
-        self.read_whole(offset, high_watermark, max_bytes).await
+        let ends = self.ends_for(offset).await?;
+        self.read_whole(offset, ends.high_watermark, max_bytes).await
     }
 
     pub(super) fn undecodable(&self, cause: &BatchError) -> RequestError {
@@ -284,22 +301,34 @@ impl Partition {
     /// The first record whose timestamp is at or after `timestamp_ms`: its offset and timestamp. What is found is
     /// committed; that there is none is said only after a quorum has confirmed that this replica leads, as a leader that
     /// was deposed and does not know lacks the newest records.
-    pub async fn offset_by_timestamp(&self, timestamp_ms: i64) -> Result<Option<(Offset, i64)>, RequestError> {
+    /// Looks at what the isolation lets one read.
+    pub async fn offset_by_timestamp(
+        &self,
+        timestamp_ms: i64,
+        isolation: Isolation,
+    ) -> Result<Option<(Offset, i64)>, RequestError> {
         self.hosted.leader_epoch()?;
-        let found = self.search_timestamp(timestamp_ms).await?;
+        let found = self.search_timestamp(timestamp_ms, isolation).await?;
         if found.is_some() {
             return Ok(found);
         }
         self.check_lead().await?;
-        self.search_timestamp(timestamp_ms).await
+        self.search_timestamp(timestamp_ms, isolation).await
     }
 
-    async fn search_timestamp(&self, timestamp_ms: i64) -> Result<Option<(Offset, i64)>, RequestError> {
+    async fn search_timestamp(
+        &self,
+        timestamp_ms: i64,
+        isolation: Isolation,
+    ) -> Result<Option<(Offset, i64)>, RequestError> {
         let mut from = self.view.log_start();
         loop {
-            let high_watermark = self.view.high_watermark();
+            let end = self.view.ends().of(isolation);
+            if from >= end {
+                return Ok(None);
+            }
             let (store, group) = (self.shared.store.clone(), self.hosted.group.id());
-            let search = move || search_rows(&*store, group, from..high_watermark, timestamp_ms);
+            let search = move || search_rows(&*store, group, from..end, timestamp_ms);
             let row = match self.shared.read_pool.run(search).await? {
                 // The log start moved meanwhile.
                 Err(LocalReadError::Gap(_)) if self.view.log_start() > from => {
@@ -308,11 +337,11 @@ impl Partition {
                 }
                 row => row.map_err(|error| self.read_error(error))?,
             };
-            let Some(row) = row.filter(|row| row.last_offset < high_watermark) else {
+            let Some(row) = row.filter(|row| row.last_offset < end) else {
                 return Ok(None);
             };
             let start = row.base_offset.max(from);
-            let batches = match self.read_stored(start, high_watermark, row.size_bytes as usize).await {
+            let batches = match self.read_stored(start, end, row.size_bytes as usize).await {
                 Err(LocalReadError::Gap(_)) if self.view.log_start() > start => {
                     from = self.view.log_start();
                     continue;
@@ -375,10 +404,14 @@ fn search_rows(
     Ok(found)
 }
 
-/// The first record of these batches at or after a time and at or above the log start.
+/// The first record of these batches at or after a time and at or above the log start. Control records are for no reader.
 fn first_at(batches: Bytes, timestamp_ms: i64, log_start: Offset) -> Result<Option<(Offset, i64)>, BatchError> {
     for batch in BatchIter::new(batches) {
-        for record in Records::new(&batch?.1, DECOMPRESSED_BYTES_MAX)? {
+        let (header, batch) = batch?;
+        if header.attributes.is_control() {
+            continue;
+        }
+        for record in Records::new(&batch, DECOMPRESSED_BYTES_MAX)? {
             let record = record?;
             if record.timestamp_ms >= timestamp_ms && record.offset >= log_start {
                 return Ok(Some((record.offset, record.timestamp_ms)));

@@ -145,7 +145,7 @@ struct Follower {
 
 impl Follower {
     async fn run(self, reached: watch::Sender<Offset>) {
-        let mut high_watermark = self.view.watch_high_watermark();
+        let mut ends = self.view.watch_ends();
         let group = self.group;
         let mut next = loop {
             match self.blocking(move |store| read_marker(store, group)).await {
@@ -155,11 +155,11 @@ impl Follower {
             }
         };
         loop {
-            let end = *high_watermark.borrow_and_update();
+            let end = ends.borrow_and_update().high_watermark;
             next = next.max(self.view.log_start());
             reached.send_replace(next);
             if next >= end {
-                if high_watermark.changed().await.is_err() {
+                if ends.changed().await.is_err() {
                     return;
                 }
                 continue;
@@ -283,6 +283,10 @@ fn read_run(group: GroupId, batches: Bytes, from: Offset, next: Offset) -> Run {
         next,
     };
     for batch in BatchIter::new(batches) {
+        // The key of a control record is none of a producer's.
+        if matches!(&batch, Ok((header, _)) if header.attributes.is_control()) {
+            continue;
+        }
         match batch.and_then(|(_, batch)| collect(&batch, from, &mut run)) {
             Ok(None) => {}
             Ok(Some(rest)) => {

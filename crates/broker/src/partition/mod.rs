@@ -7,7 +7,8 @@
 //! - [`room`]: whether there is room for them; [`inflight`]: how connections share a partition's. [`group_lag`], [`group_offsets`]: whether
 //!   readers keep up.
 //! - [`refusals`]: why not. [`retried`]: whether what is refused was appended before.
-//! - [`fetch`][]: reading; [`rows`]: what is read has no gap.
+//! - [`fetch`][]: reading; [`rows`]: what is read has no gap. [`isolation`], [`aborted`]: what of it is for whom.
+//! - [`joins`], [`ending`]: how transactions begin and end here.
 //! - [`retention`]: dropping what is old, as the leader in `jangada_log` decides it. [`leading`]: what that goes by.
 //! - [`keyed`], [`key_index`], [`key_locks`]: the last offsets of keys.
 //! - `queues`: the desk of the partition's queues (`broker::queues`), and sending to them.
@@ -17,13 +18,17 @@
 //! Only the leader answers, and only once it is ready: it has applied an entry of its own term, so it knows
 //! everything that was acknowledged before.
 
+mod aborted;
 mod append;
 mod append_time;
+mod ending;
 mod fetch;
 mod group_lag;
 mod group_offsets;
 mod index_reads;
 mod inflight;
+mod isolation;
+mod joins;
 mod key_index;
 mod key_locks;
 mod keyed;
@@ -40,6 +45,8 @@ mod view;
 
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod transaction_tests;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -58,16 +65,23 @@ use tokio::sync::{Mutex, watch};
 
 pub(crate) use self::append::{Admitted, Appended};
 use self::append_time::AppendTimes;
+pub(crate) use self::ending::watch_transactions;
+// The coordinator's side asks for both.
 pub(crate) use self::fetch::Fetched;
 use self::group_offsets::GroupOffsets;
 pub(crate) use self::group_offsets::{SaidAt, Slowest};
 use self::inflight::Inflight;
+pub(crate) use self::isolation::{Ends, Isolation, Reading};
+use self::joins::Joins;
+pub(crate) use self::joins::{InTransaction, JoinTransactions, OpenHere, Standing};
 use self::key_index::{KeptIndex, KeyIndex};
 pub(crate) use self::leading::{LogStarts, RetentionClock};
 pub(crate) use self::retried::may_have_been_taken;
 pub(crate) use self::room::Room;
 use self::view::ReplicaState;
 pub(crate) use self::view::View;
+#[allow(unused_imports, reason = "the coordinators of transactional ids are not hosted yet")]
+pub(crate) use self::{ending::EndMarker, joins::Join};
 use crate::clock_guard::ClockGuard;
 use crate::disk;
 use crate::error::RequestError;
@@ -109,6 +123,8 @@ pub(crate) struct Shared {
     pub driving: Arc<DriverShared<Leader>>,
     /// What the desks of queues need beyond their partitions, once the broker serves.
     pub beyond_desks: OnceLock<Arc<dyn BeyondDesk>>,
+    /// The coordinators of transactional ids, once the broker serves.
+    pub transactions: OnceLock<Arc<dyn JoinTransactions>>,
 }
 
 impl Shared {
@@ -140,6 +156,8 @@ pub(crate) struct Partition {
     inflight: Arc<Inflight>,
     /// The committed offsets of groups, while the topic bounds their lag.
     group_offsets: GroupOffsets,
+    /// What was found of the open transactions of producers.
+    joins: Joins,
     /// The queues of the partition's topic, as the metadata has them.
     queues: watch::Sender<Arc<[QueueSpec]>>,
     /// This partition, for the task of its desk.
@@ -166,6 +184,7 @@ impl Partition {
             key_index,
             inflight,
             group_offsets: GroupOffsets::default(),
+            joins: Joins::default(),
             queues: watch::Sender::new(Arc::new([])),
             this: OnceLock::new(),
             warn_of_old_at_ms: AtomicU64::new(0),
@@ -227,12 +246,12 @@ impl Partition {
             .retry_after(LEADER_RETRY))
     }
 
-    /// The high watermark, at or after that of any acknowledgement before the call.
-    pub async fn latest_offset(&self) -> Result<Offset, RequestError> {
+    /// The ends of the log, at or after those of any acknowledgement before the call.
+    pub async fn confirmed_ends(&self) -> Result<Ends, RequestError> {
         self.hosted.leader_epoch()?;
         let confirmed = self.hosted.confirm_lead(READ_TIMEOUT).await;
         confirmed.map_err(|error| self.hosted.read_error(&error))?;
-        Ok(self.view.high_watermark())
+        Ok(self.view.ends())
     }
 
     /// The log start and the high watermark as this replica knows them, if it leads and a quorum answers it.

@@ -10,6 +10,7 @@ use jangada_types::limits::DECOMPRESSED_BYTES_MAX;
 use jangada_types::queue_config::OnOverflow;
 use jangada_types::{BatchBuilder, BatchHeader, Codec, Offset, QueueConfig, Reason, Record};
 
+use super::append::With;
 use super::inflight::Full;
 use super::{Admitted, Expectation, Partition, Room, checkpoint_bytes};
 use crate::disk;
@@ -103,7 +104,7 @@ impl Partition {
                 desk,
                 partition: this.clone(),
                 specs: self.queues.subscribe(),
-                high_watermark: self.view.watch_high_watermark(),
+                ends: self.view.watch_ends(),
             };
             tokio::spawn(task.run());
         }
@@ -174,8 +175,9 @@ impl Partition {
         };
         let reserved = desk.map(|desk| desk.reserve((count, batch.len() as u64), is_limited));
         let reserved = reserved.transpose()?.flatten();
-        let marks = marks.filter(|marks| !marks.is_empty()).map(|marks| (marks, ids));
-        let mut admitted = self.admit_marked(batch, Expectation::default(), room, marks).await?;
+        let marks = marks.filter(|marks| !marks.is_empty());
+        let with = marks.map_or(With::Nothing, |marks| With::Marks(marks, ids));
+        let mut admitted = self.admit_with(batch, Expectation::default(), room, with).await?;
         admitted.reserved = reserved;
         Ok(admitted)
     }

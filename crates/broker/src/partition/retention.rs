@@ -11,7 +11,7 @@ impl Partition {
     /// Drops the records below `before`; `None`: all that are there. Returns the new log start.
     pub async fn trim(&self, before: Option<Offset>) -> Result<Offset, RequestError> {
         // So that no deposed leader says what lies beyond the high watermark.
-        self.latest_offset().await?;
+        self.confirmed_ends().await?;
         let trimmed = self
             .driver
             .decide((), |leader, state, now| leader.trim(state, before, now));

@@ -100,6 +100,7 @@ impl Broker {
             },
             driving: Arc::new(driving),
             beyond_desks: OnceLock::new(),
+            transactions: OnceLock::new(),
         };
         Self {
             shared: Arc::new(shared),

@@ -2,26 +2,41 @@
 //! shows of it, in the [`View`], what was applied.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use bytes::Bytes;
-use jangada_log::{IndexEntry, Leader, PartitionCommand, PartitionReply, PartitionState};
+use jangada_log::{AbortedTransaction, IndexEntry, Leader, PartitionCommand, PartitionReply, PartitionState};
 use jangada_machine::{Effects, Machine, Retention};
 use jangada_replication::{Publisher, StateImage};
 use jangada_types::{LogPosition, Offset};
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
+use super::aborted::RecentAborted;
+use super::isolation::Ends;
 use crate::queues::DeskCell;
 use crate::replica::Driven;
 
 /// Index rows kept in memory, so that reading at the end of the log asks neither the disk nor the writer.
 const RECENT_ROWS_MAX: usize = 1024;
 
+/// The open transactions as people are shown them.
+#[derive(Default)]
+struct OpenTransactions {
+    count: AtomicU64,
+    since_ms: AtomicI64,
+}
+
 /// What readers see of a partition: everything here is committed and applied.
 pub(crate) struct View {
-    high_watermark: watch::Sender<Offset>,
+    /// Both of one moment: who reads committed records never sees one without the other.
+    ends: watch::Sender<Ends>,
+    /// There are, or were, transactions. Set before the ends say so.
+    has_transactions: AtomicBool,
+    aborted: RwLock<RecentAborted>,
+    open: OpenTransactions,
     log_start: AtomicI64,
     retained_bytes: AtomicU64,
     recent: RwLock<VecDeque<IndexEntry>>,
@@ -34,7 +49,10 @@ pub(crate) struct View {
 impl View {
     pub fn new(checkpoint_bytes: u64) -> Self {
         Self {
-            high_watermark: watch::Sender::new(Offset(0)),
+            ends: watch::Sender::new(Ends::default()),
+            has_transactions: AtomicBool::new(false),
+            aborted: RwLock::default(),
+            open: OpenTransactions::default(),
             log_start: AtomicI64::new(0),
             retained_bytes: AtomicU64::new(0),
             recent: RwLock::default(),
@@ -44,11 +62,31 @@ impl View {
     }
 
     pub fn high_watermark(&self) -> Offset {
-        *self.high_watermark.borrow()
+        self.ends.borrow().high_watermark
     }
 
-    pub fn watch_high_watermark(&self) -> watch::Receiver<Offset> {
-        self.high_watermark.subscribe()
+    pub fn ends(&self) -> Ends {
+        *self.ends.borrow()
+    }
+
+    pub fn watch_ends(&self) -> watch::Receiver<Ends> {
+        self.ends.subscribe()
+    }
+
+    /// Whether there are, or were, transactions: if not, readers need not look for them in what they read.
+    pub fn has_transactions(&self) -> bool {
+        self.has_transactions.load(Ordering::Acquire)
+    }
+
+    /// Number of open transactions, and the time since when the earliest of them is open, milliseconds since the Unix epoch.
+    pub fn open_transactions(&self) -> (u64, i64) {
+        let OpenTransactions { count, since_ms } = &self.open;
+        (count.load(Ordering::Relaxed), since_ms.load(Ordering::Relaxed))
+    }
+
+    /// The aborted transactions with records in these offsets, by their markers; `None`: they are not all in memory.
+    pub(super) fn recent_aborted(&self, within: Range<Offset>) -> Option<Vec<AbortedTransaction>> {
+        self.aborted.read().within(within)
     }
 
     pub fn log_start(&self) -> Offset {
@@ -58,6 +96,17 @@ impl View {
     /// Bytes of the batches from log start to high watermark.
     pub fn retained_bytes(&self) -> u64 {
         self.retained_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Shows what there is of transactions.
+    fn show_transactions(&self, state: &PartitionState) {
+        let earliest = state.open_transactions().next();
+        let since_ms = earliest.map_or(0, |(_, _, open)| open.since_ms);
+        self.open
+            .count
+            .store(state.open_transaction_count() as u64, Ordering::Relaxed);
+        self.open.since_ms.store(since_ms, Ordering::Relaxed);
+        self.has_transactions.store(true, Ordering::Release);
     }
 
     pub fn set_checkpoint_bytes(&self, bytes: u64) {
@@ -114,6 +163,7 @@ impl ReplicaState {
             driven: self.driven.clone(),
             view: self.view.clone(),
             unpublished: Vec::new(),
+            unpublished_aborted: Vec::new(),
         }
     }
 }
@@ -124,6 +174,8 @@ pub(crate) struct PartitionPublisher {
     view: Arc<View>,
     /// Rows applied since the last publication.
     unpublished: Vec<IndexEntry>,
+    /// Transactions that were aborted since.
+    unpublished_aborted: Vec<AbortedTransaction>,
 }
 
 impl Publisher for PartitionPublisher {
@@ -140,6 +192,12 @@ impl Publisher for PartitionPublisher {
             row.put_into(effects);
             self.unpublished.push(row);
         }
+        if let PartitionReply::Ended {
+            aborted: Some(aborted), ..
+        } = &reply
+        {
+            self.unpublished_aborted.push(*aborted);
+        }
         reply
     }
 
@@ -150,21 +208,26 @@ impl Publisher for PartitionPublisher {
             let excess = recent.len().saturating_sub(RECENT_ROWS_MAX);
             recent.drain(..excess);
         }
+        if !self.unpublished_aborted.is_empty() {
+            self.view.aborted.write().add(self.unpublished_aborted.drain(..));
+        }
         let shown = |state: &PartitionState| {
             let has_slots = state.slots().iter().len() > 0;
-            (
-                state.log_start(),
-                state.next_offset(),
-                state.retained_bytes(),
-                has_slots,
-            )
+            if state.has_transactions() {
+                self.view.show_transactions(state);
+            }
+            let ends = Ends {
+                high_watermark: state.next_offset(),
+                last_stable: state.last_stable_offset(),
+            };
+            (state.log_start(), ends, state.retained_bytes(), has_slots)
         };
-        let (log_start, next, retained_bytes, has_slots) = self.driven.publish(shown);
+        let (log_start, ends, retained_bytes, has_slots) = self.driven.publish(shown);
         self.view.log_start.store(log_start.get(), Ordering::Release);
         self.view.retained_bytes.store(retained_bytes, Ordering::Relaxed);
         self.view
-            .high_watermark
-            .send_if_modified(|known| std::mem::replace(known, next) != next);
+            .ends
+            .send_if_modified(|known| std::mem::replace(known, ends) != ends);
         self.view.desk.published(has_slots);
     }
 
@@ -186,6 +249,8 @@ impl Publisher for PartitionPublisher {
         // The rows in memory belong to the state that goes.
         self.unpublished.clear();
         self.view.recent.write().clear();
+        self.unpublished_aborted.clear();
+        *self.view.aborted.write() = RecentAborted::begin(state.next_offset());
         self.driven.replace(state);
     }
 

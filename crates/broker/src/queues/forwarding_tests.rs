@@ -18,8 +18,8 @@ use parking_lot::Mutex;
 use super::tests::{LONG_MS, QUEUE, START_MS, batch, lead_with, receive, receive_all, send, send_with, settle, spec};
 use super::*;
 use crate::error::RequestError;
-use crate::partition::Partition;
 use crate::partition::testing::{BYTES, Broker, Options, TIMEOUT, append};
+use crate::partition::{Partition, Reading};
 
 /// The way to another broker's topic.
 #[derive(Default)]
@@ -115,7 +115,11 @@ impl Scene {
 
     /// The letters in the target, in their order.
     async fn letters(&self) -> Vec<Record> {
-        let fetched = self.target.read(Offset(0), BYTES).await.expect("it leads");
+        let fetched = self
+            .target
+            .read(Offset(0), BYTES, Reading::AS_IT_IS)
+            .await
+            .expect("it leads");
         let batches = BatchIter::new(fetched.batches).map(|batch| batch.expect("it is a batch").1);
         let records = batches.flat_map(|batch| decode_records(&batch, DECOMPRESSED_BYTES_MAX).expect("it is a batch"));
         records.collect()

@@ -10,7 +10,6 @@ use jangada_log::{PartitionCommand, PartitionReply};
 use jangada_queue::engine::{Answer, Delivered, Input, Output, RequestId, RowsWanted};
 use jangada_queue::{OpsReply, QueueOps, Section};
 use jangada_replication::{Applied, ProposeError};
-use jangada_types::Offset;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -25,7 +24,7 @@ use super::noting::Stepped;
 use super::slots::{OpenSlots, Unplaced, open_at};
 use super::spec::QueueSpec;
 use crate::error::RequestError;
-use crate::partition::Partition;
+use crate::partition::{Ends, Isolation, Partition};
 use crate::replica::UNTIL_ANSWERED;
 
 /// After a hand-over that does not come about the desk begins anew after this time.
@@ -47,7 +46,7 @@ pub(crate) struct DeskTask {
     pub partition: Weak<Partition>,
     pub specs: watch::Receiver<Arc<[QueueSpec]>>,
     /// The end of what can be read.
-    pub high_watermark: watch::Receiver<Offset>,
+    pub ends: watch::Receiver<Ends>,
 }
 
 /// A command that was proposed, on its way through the quorum.
@@ -284,10 +283,10 @@ impl DeskTask {
         let Some(last) = messages.iter().map(|message| message.offset).max() else {
             return;
         };
-        let is_there = |end: &Offset| end.get().unsigned_abs() > last;
+        let is_there = |ends: &Ends| ends.high_watermark.get().unsigned_abs() > last;
         let desk = self.desk.clone();
         tokio::select! {
-            _ = self.high_watermark.wait_for(is_there) => {}
+            _ = self.ends.wait_for(is_there) => {}
             () = desk.hosted.check_quorum.lost() => {}
         }
     }
@@ -296,7 +295,10 @@ impl DeskTask {
     async fn place(&self, unplaced: Unplaced) -> Option<RequestId> {
         let partition = self.partition.upgrade()?;
         let end = partition.view.high_watermark();
-        match partition.offset_by_timestamp(unplaced.timestamp_ms).await {
+        match partition
+            .offset_by_timestamp(unplaced.timestamp_ms, Isolation::Uncommitted)
+            .await
+        {
             Ok(found) => {
                 let start = found.map_or(end, |(offset, _)| offset);
                 Some(open_at(&self.desk, &unplaced.queue, start.get().unsigned_abs()))

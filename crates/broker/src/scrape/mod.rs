@@ -2,14 +2,17 @@
 //! broker that own them.
 //!
 //! - [`broker`]: values of the broker and its cluster. [`replication`]: values of its replicas. [`queues`]: what its queues have.
+//!   [`transactions`]: what is open in its partitions.
 
 mod broker;
 mod queues;
 mod replication;
+mod transactions;
 
 use self::broker::BrokerSample;
 pub(crate) use self::queues::QueueSample;
 use self::replication::CommitSamples;
+use self::transactions::TransactionSample;
 use crate::metrics::Form;
 use crate::node::Node;
 use crate::partition::Partition;
@@ -29,8 +32,16 @@ impl Scrape {
             (topic, partition.traffic(), partition.view.retained_bytes())
         });
         let topics = node.metrics.topics.sample(kept);
+        let transactions = TransactionSample::take(&partitions, node.env.clock.now_ms());
         let broker = BrokerSample::take(node, &self.commits);
-        node.metrics
-            .render(vec![Box::new(broker), Box::new(topics), Box::new(queues)], form)
+        node.metrics.render(
+            vec![
+                Box::new(broker),
+                Box::new(topics),
+                Box::new(transactions),
+                Box::new(queues),
+            ],
+            form,
+        )
     }
 }

@@ -1,5 +1,6 @@
 //! Fetching: long polls, and streams that push while the consumer's credit lasts.
 
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,8 +20,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use super::decode_errors::with_details;
-use super::names;
 use super::plain::{self, Unpacked};
+use super::{names, record_wire};
 use crate::admission::{Call, Framed};
 use crate::api::context::RequestContext;
 use crate::api::fetch::{self, Fetch, Form, PartitionReader, Read};
@@ -49,6 +50,7 @@ pub(crate) async fn unary(node: &Arc<Node>, call: &Call, request: FetchRequest) 
         offset: Offset(request.offset),
         max_bytes: fetch::max_bytes(node, request.max_bytes)?,
         form: form(request.form)?,
+        reading: record_wire::reading(request.isolation, request.aborted_list, request.form)?,
     };
     let max_wait = fetch::max_wait(request.max_wait_ms)?;
     let reader = PartitionReader::open(node, &call.context, &wanted, request.leader_epoch).await?;
@@ -78,15 +80,17 @@ async fn respond(node: &Node, reader: &PartitionReader, fetch: Fetch, read: Read
     let mut message = FetchResponse {
         batches: Bytes::new(),
         records: Vec::new(),
-        high_watermark: fetched.high_watermark.get(),
+        high_watermark: fetched.ends.high_watermark.get(),
         log_start_offset: fetched.log_start.get(),
         next_offset: fetched.next_offset.get(),
         leader_epoch: fetched.epoch.get(),
-        ..Default::default()
+        last_stable_offset: fetched.ends.last_stable.get(),
+        aborted: record_wire::aborted_to(fetched.aborted),
     };
     let bytes = if fetch.form == Form::Decoded && !fetched.batches.is_empty() {
         let most = plain::UnpackLimits::new(fetch.max_bytes, fetch::decoded_bytes_max(node));
-        let unpacked = unpack(node, fetched.batches, fetch.offset, most)
+        let within = fetch.offset..fetched.next_offset;
+        let unpacked = unpack(node, fetched.batches, within, most)
             .await
             .map_err(|error| reader.refuse(error))?;
         message.records = unpacked.records;
@@ -108,15 +112,15 @@ async fn respond(node: &Node, reader: &PartitionReader, fetch: Fetch, read: Read
 async fn unpack(
     node: &Node,
     batches: Bytes,
-    from: Offset,
+    within: Range<Offset>,
     room: plain::UnpackLimits,
 ) -> Result<Unpacked, RequestError> {
     if batches.len() <= SMALL_BYTES && plain::is_light(&batches) {
-        return plain::unpack(batches, from, room);
+        return plain::unpack(batches, within, room);
     }
     node.partitions
         .compute
-        .run(move || plain::unpack(batches, from, room))
+        .run(move || plain::unpack(batches, within, room))
         .await?
 }
 
@@ -235,6 +239,7 @@ impl FetchPush {
                 offset: Offset(start.offset),
                 max_bytes: fetch::max_bytes(node, start.max_bytes)?,
                 form: form(start.form)?,
+                reading: record_wire::reading(start.isolation, start.aborted_list, start.form)?,
             },
             credit: signed(if start.credit_bytes == 0 {
                 FETCH_CREDIT_BYTES_DEFAULT
@@ -369,7 +374,7 @@ type Reading = Pin<Box<dyn Future<Output = Result<Next, RequestError>> + Send>>;
 async fn read_next(
     node: Arc<Node>,
     reader: PartitionReader,
-    mut fetch: Fetch,
+    fetch: Fetch,
     responses: mpsc::Sender<PendingResponse>,
 ) -> Result<Next, RequestError> {
     // Reads only when there is room to send, so that a consumer that stalls holds one response, not many.
@@ -382,9 +387,11 @@ async fn read_next(
             Err(error) => Err(error),
         };
         match read {
-            Ok(read) if read.bytes > 0 => return Ok(Some((place, read))),
-            // Nothing is left between: the consumer hears of it with the records behind.
-            Ok(read) => fetch.offset = fetch.offset.max(Offset(read.message.next_offset)),
+            // Also when nothing of it is for the reader, who goes on behind it.
+            Ok(read) if read.bytes > 0 || read.message.next_offset > fetch.offset.get() => {
+                return Ok(Some((place, read)));
+            }
+            Ok(_) => {}
             // Behind the others again: nobody waits for an answer.
             Err(error) if error.reason == Reason::BrokerBusy => {}
             Err(error) => return Err(error),

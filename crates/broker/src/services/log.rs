@@ -101,6 +101,7 @@ async fn list_offsets(
     let wanted = FindOffset {
         partition: names::partition(request.partition)?,
         position: record_wire::position(request.position)?,
+        isolation: record_wire::isolation(request.isolation)?,
     };
     offsets::find(node, context, wanted).await.map(record_wire::found_to)
 }

@@ -13,15 +13,18 @@ use crate::pool::SMALL_BYTES;
 ///
 /// # Errors
 /// INVALID_REQUEST (no records, or a producer out of its bounds), UNSUPPORTED_CODEC, and what a batch refuses.
-pub(crate) async fn pack(node: &Node, records: PlainRecords) -> Result<Bytes, RequestError> {
+pub(crate) async fn pack(node: &Node, records: PlainRecords, is_transactional: bool) -> Result<Bytes, RequestError> {
     let now_ms = node.partitions.clock.now_ms();
     if records.encoded_len() <= SMALL_BYTES {
-        return batch_of(&records, now_ms);
+        return batch_of(&records, is_transactional, now_ms);
     }
-    node.partitions.compute.run(move || batch_of(&records, now_ms)).await?
+    node.partitions
+        .compute
+        .run(move || batch_of(&records, is_transactional, now_ms))
+        .await?
 }
 
-fn batch_of(records: &PlainRecords, now_ms: i64) -> Result<Bytes, RequestError> {
+fn batch_of(records: &PlainRecords, is_transactional: bool, now_ms: i64) -> Result<Bytes, RequestError> {
     if records.records.is_empty() {
         return Err(invalid("the request has no records: send at least one"));
     }
@@ -29,6 +32,13 @@ fn batch_of(records: &PlainRecords, now_ms: i64) -> Result<Bytes, RequestError> 
     if let Some(producer) = &records.producer {
         let (id, epoch, sequence) = producer_of(producer)?;
         builder.producer(id, epoch, sequence);
+    } else if is_transactional {
+        return Err(invalid(
+            "records of a transaction have a producer: set `records.producer` to what InitTransactions gave",
+        ));
+    }
+    if is_transactional {
+        builder.transactional();
     }
     for record in &records.records {
         let headers = record
@@ -120,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_batch_without_a_producer_has_none() {
-        let batch = batch_of(&records(None), NOW_MS).expect("it is packed");
+        let batch = batch_of(&records(None), false, NOW_MS).expect("it is packed");
         let header = BatchHeader::parse(&batch).expect("a batch");
         assert!(!header.producer_id.is_some());
         assert_eq!((header.record_count, header.max_timestamp), (2, NOW_MS));
@@ -128,7 +138,7 @@ mod tests {
 
     #[test]
     fn the_producer_of_the_request_is_that_of_the_batch() {
-        let batch = batch_of(&records(Some(sequence(7, 3, 41))), NOW_MS).expect("it is packed");
+        let batch = batch_of(&records(Some(sequence(7, 3, 41))), false, NOW_MS).expect("it is packed");
         let header = BatchHeader::parse(&batch).expect("a batch");
         assert_eq!(header.producer_id, ProducerId(7));
         assert_eq!(header.producer_epoch, ProducerEpoch(3));
@@ -137,8 +147,8 @@ mod tests {
 
     #[test]
     fn the_same_records_of_one_producer_give_the_same_batch() {
-        let once = batch_of(&records(Some(sequence(7, 3, 41))), NOW_MS).expect("it is packed");
-        let again = batch_of(&records(Some(sequence(7, 3, 41))), NOW_MS).expect("it is packed");
+        let once = batch_of(&records(Some(sequence(7, 3, 41))), false, NOW_MS).expect("it is packed");
+        let again = batch_of(&records(Some(sequence(7, 3, 41))), false, NOW_MS).expect("it is packed");
         assert_eq!(once, again);
     }
 
@@ -150,7 +160,7 @@ mod tests {
             (sequence(7, 32_768, 0), "producer_epoch"),
             (sequence(7, 0, -1), "base_sequence"),
         ] {
-            let error = batch_of(&records(Some(producer)), NOW_MS).expect_err("it is out of bounds");
+            let error = batch_of(&records(Some(producer)), false, NOW_MS).expect_err("it is out of bounds");
             assert_eq!(error.reason, Reason::InvalidRequest);
             assert!(error.message.contains(field), "{error}");
         }

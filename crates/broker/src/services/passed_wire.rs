@@ -55,13 +55,15 @@ pub(super) fn call_to(image: &Image, call: Call) -> Message {
             payload: Some(v1::produce_request::Payload::Batch(append.batch)),
             expected_end_offset: append.expected.end_offset.map(Offset::get),
             expected_key_offset: append.expected.key_offset.map(Offset::get),
-            ..Default::default()
+            transactional_id: records::transaction_to(append.transaction.as_ref()),
         }),
         Call::Read(wanted) => Message::Fetch(v1::FetchRequest {
             partition: Some(names::partition_to(&wanted.partition)),
             offset: wanted.offset.get(),
             max_bytes: bytes(wanted.max_bytes),
             leader_epoch: wanted.leader_epoch,
+            isolation: records::isolation_to(wanted.reading.isolation),
+            aborted_list: wanted.reading.aborted_list,
             ..v1::FetchRequest::default()
         }),
         Call::Await(wanted) => Message::AwaitBytes(v1::FetchRequest {
@@ -70,12 +72,13 @@ pub(super) fn call_to(image: &Image, call: Call) -> Message {
             min_bytes: bytes(wanted.min_bytes),
             max_wait_ms: ms(wanted.max_wait),
             leader_epoch: wanted.leader_epoch,
+            isolation: records::isolation_to(wanted.isolation),
             ..v1::FetchRequest::default()
         }),
         Call::FindOffset(wanted) => Message::ListOffsets(v1::ListOffsetsRequest {
             partition: Some(names::partition_to(&wanted.partition)),
             position: Some(records::position_to(wanted.position)),
-            ..Default::default()
+            isolation: records::isolation_to(wanted.isolation),
         }),
         Call::Heartbeat(heartbeat) => Message::Heartbeat(groups::heartbeat_to(image, heartbeat)),
         Call::Commit(commit) => Message::CommitOffsets(groups::commit_to(image, commit.request)),
@@ -153,6 +156,7 @@ pub(super) fn call_of(image: &Image, message: Message, client_host: Arc<str>) ->
                 partition: names::partition(request.partition)?,
                 batch,
                 expected: records::expectation(request.expected_end_offset, request.expected_key_offset),
+                transaction: records::transaction(&request.transactional_id),
                 acks: records::acks(request.acks)?,
                 timeout: duration(request.timeout_ms),
             })
@@ -161,6 +165,7 @@ pub(super) fn call_of(image: &Image, message: Message, client_host: Arc<str>) ->
             partition: names::partition(request.partition)?,
             offset: Offset(request.offset),
             max_bytes: request.max_bytes as usize,
+            reading: records::reading(request.isolation, request.aborted_list, request.form)?,
             leader_epoch: request.leader_epoch,
         }),
         Message::AwaitBytes(request) => Call::Await(AwaitBytes {
@@ -168,11 +173,13 @@ pub(super) fn call_of(image: &Image, message: Message, client_host: Arc<str>) ->
             offset: Offset(request.offset),
             min_bytes: request.min_bytes as usize,
             max_wait: duration(request.max_wait_ms),
+            isolation: records::isolation(request.isolation)?,
             leader_epoch: request.leader_epoch,
         }),
         Message::ListOffsets(request) => Call::FindOffset(FindOffset {
             partition: names::partition(request.partition)?,
             position: records::position(request.position)?,
+            isolation: records::isolation(request.isolation)?,
         }),
         Message::Heartbeat(request) => Call::Heartbeat(groups::heartbeat_of(request, client_host)?),
         Message::CommitOffsets(request) => {

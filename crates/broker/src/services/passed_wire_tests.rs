@@ -10,7 +10,9 @@ use jangada_coordinator::{
     Assignor, CommitRequest, Committed, Epoch, GroupState, HeartbeatRequest, HeartbeatResponse, Holding, MemberState,
     OffsetCommit, PartitionSet, Subscription, TopicPartition,
 };
-use jangada_types::{BrokerId, Incarnation, LeaderEpoch, Offset, PartitionIndex, QueueId, ReplicaId, TopicId};
+use jangada_types::{
+    BrokerId, Incarnation, LeaderEpoch, Offset, PartitionIndex, ProducerId, QueueId, ReplicaId, TopicId,
+};
 
 use super::passed_wire::{answer_of, answer_to, call_of, call_to};
 use crate::api::call::admin::{NewLeader, TransferLeader, TrimPartition};
@@ -32,7 +34,7 @@ use crate::api::call::records::{
 };
 use crate::api::call::{Answer, Call};
 use crate::api::resolve::{PartitionRef, QueueName, TopicRef};
-use crate::partition::{Appended, Expectation, Fetched};
+use crate::partition::{Appended, Ends, Expectation, Fetched, InTransaction, Isolation, Reading};
 use crate::queues::OldestAge;
 
 const TOPIC: TopicId = TopicId::from_u128(7);
@@ -104,13 +106,29 @@ fn calls() -> Vec<Call> {
                 end_offset: Some(Offset(4)),
                 key_offset: Some(Offset(-1)),
             },
+            transaction: None,
             acks: Acks::None,
+            timeout: Duration::from_millis(1_500),
+        }),
+        Call::Append(AppendBatch {
+            partition: partition(),
+            batch: Bytes::from_static(b"a batch"),
+            expected: Expectation::default(),
+            transaction: Some(InTransaction {
+                transactional_id: "billing".into(),
+                adds: true,
+            }),
+            acks: Acks::Quorum,
             timeout: Duration::from_millis(1_500),
         }),
         Call::Read(ReadBatches {
             partition: partition(),
             offset: Offset(5),
             max_bytes: 1 << 20,
+            reading: Reading {
+                isolation: Isolation::Committed,
+                aborted_list: true,
+            },
             leader_epoch: Some(4),
         }),
         Call::Await(AwaitBytes {
@@ -118,11 +136,13 @@ fn calls() -> Vec<Call> {
             offset: Offset(5),
             min_bytes: 100,
             max_wait: Duration::from_secs(30),
+            isolation: Isolation::Uncommitted,
             leader_epoch: None,
         }),
         Call::FindOffset(FindOffset {
             partition: partition(),
             position: Position::Timestamp(1_700_000_000_000),
+            isolation: Isolation::Uncommitted,
         }),
         Call::Heartbeat(Heartbeat {
             request: heartbeat,
@@ -281,9 +301,13 @@ fn answers() -> Vec<Answer> {
         Answer::Read(Fetched {
             batches: Bytes::from_static(b"batches"),
             next_offset: Offset(9),
-            high_watermark: Offset(12),
+            ends: Ends {
+                high_watermark: Offset(12),
+                last_stable: Offset(10),
+            },
             log_start: Offset(1),
             epoch: LeaderEpoch(5),
+            aborted: vec![(ProducerId(7), Offset(2))],
         }),
         Answer::Await(()),
         Answer::FindOffset(FoundOffset {

@@ -169,7 +169,7 @@ mod tests {
     use crate::api::call::records::{Acks, AppendBatch, AwaitBytes};
     use crate::api::resolve::{PartitionRef, TopicRef};
     use crate::error::RequestError;
-    use crate::partition::Expectation;
+    use crate::partition::{Expectation, Isolation};
 
     fn partition() -> PartitionRef {
         PartitionRef {
@@ -184,6 +184,7 @@ mod tests {
             offset: Offset(0),
             min_bytes: 1,
             max_wait: Duration::from_secs(30),
+            isolation: Isolation::Committed,
             leader_epoch: None,
         })
     }
@@ -193,6 +194,7 @@ mod tests {
             partition: partition(),
             batch: Bytes::from(vec![0; bytes]),
             expected: Expectation::default(),
+            transaction: None,
             acks: Acks::Quorum,
             timeout: Duration::from_secs(10),
         })

@@ -1,5 +1,7 @@
 //! Records in the plain form: batches unpacked by the broker, for clients that do not know the batch format. Pure.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use jangada_proto::v1;
 use jangada_types::batch::{BatchIter, Records};
@@ -42,12 +44,13 @@ pub(crate) struct Unpacked {
     pub bytes: usize,
 }
 
-/// Unpacks batches, from the record at `from` on, up to one that cannot be read. Needs up to `DECOMPRESSED_BYTES_MAX`
-/// beside the result.
+/// Unpacks batches, from the record at `within.start` on, up to one that cannot be read. They are all that is to be seen up to
+/// `within.end`. Needs up to `DECOMPRESSED_BYTES_MAX` beside the result.
 ///
 /// # Errors
 /// The first batch cannot be read, or no response can carry its first record.
-pub(crate) fn unpack(batches: Bytes, from: Offset, limits: UnpackLimits) -> Result<Unpacked, RequestError> {
+pub(crate) fn unpack(batches: Bytes, within: Range<Offset>, limits: UnpackLimits) -> Result<Unpacked, RequestError> {
+    let from = within.start;
     let mut unpacked = Unpacked {
         next_offset: from,
         ..Unpacked::default()
@@ -60,15 +63,17 @@ pub(crate) fn unpack(batches: Bytes, from: Offset, limits: UnpackLimits) -> Resu
         });
         match added {
             Ok(true) => {}
-            Ok(false) => break,
+            Ok(false) => return Ok(unpacked),
             Err(error) if end.records == 0 => return Err(error),
             // What comes before it can be read all the same. The next response says what is wrong.
             Err(_) => {
                 unpacked.cut(end);
-                break;
+                return Ok(unpacked);
             }
         }
     }
+    // Behind the last record there may be what this reader does not see.
+    unpacked.next_offset = within.end;
     Ok(unpacked)
 }
 
@@ -250,6 +255,27 @@ mod tests {
             all.extend(batch);
         }
         all.into()
+    }
+
+    /// Of batches with nothing left out behind them.
+    fn unpack(batches: Bytes, from: Offset, limits: UnpackLimits) -> Result<Unpacked, RequestError> {
+        let last = BatchIter::new(batches.clone()).map_while(Result::ok).last();
+        let end = last.map_or(from, |(header, _)| {
+            Offset(header.base_offset + i64::from(header.last_offset_delta) + 1)
+        });
+        super::unpack(batches, from..end, limits)
+    }
+
+    #[test]
+    fn a_reader_goes_on_behind_what_it_does_not_see() {
+        let log = batches(Codec::None, &[3]);
+        let roomy = limits(8 * RECORD, 100 * RECORD);
+        let all = super::unpack(log.clone(), Offset(1)..Offset(9), roomy).unwrap();
+        assert_eq!((offsets(&all), all.next_offset), (vec![1, 2], Offset(9)));
+        let nothing = super::unpack(Bytes::new(), Offset(1)..Offset(9), roomy).unwrap();
+        assert_eq!((nothing.records.len(), nothing.next_offset), (0, Offset(9)));
+        let piece = super::unpack(log, Offset(0)..Offset(9), limits(1, 2 * RECORD)).unwrap();
+        assert_eq!((offsets(&piece), piece.next_offset), (vec![0, 1], Offset(2)));
     }
 
     fn offsets(unpacked: &Unpacked) -> Vec<i64> {

@@ -51,12 +51,13 @@ pub(crate) async fn unary(
     let target = resolve::partition_of_records(&node.metadata.image(), &partition)?;
     let payload = match request.payload {
         Some(Sent::Batch(batch)) => ContractPayload::batch(batch, call.message_bytes()),
-        Some(Sent::Records(records)) => ContractPayload::Plain(records),
+        Some(Sent::Records(records)) => ContractPayload::Plain(records, !request.transactional_id.is_empty()),
         None => return Err(invalid("the request has no payload: set `batch` or `records`")),
     };
     let append = Append {
         payload,
         expected: wire::expectation(request.expected_end_offset, request.expected_key_offset),
+        transaction: wire::transaction(&request.transactional_id),
         acks: wire::acks(request.acks)?,
         timeout: produce::timeout(node, request.timeout_ms)?,
     };
@@ -67,7 +68,8 @@ pub(crate) async fn unary(
 /// The two forms in which the contract takes records.
 enum ContractPayload {
     Batch(ReadyBatch),
-    Plain(PlainRecords),
+    /// Records, and whether they belong to a transaction.
+    Plain(PlainRecords, bool),
 }
 
 impl ContractPayload {
@@ -76,10 +78,15 @@ impl ContractPayload {
     }
 
     /// Of a request on a stream.
-    fn of(batch: Bytes, records: Option<PlainRecords>, message_bytes: usize) -> Result<Self, RequestError> {
+    fn of(
+        batch: Bytes,
+        records: Option<PlainRecords>,
+        is_transactional: bool,
+        message_bytes: usize,
+    ) -> Result<Self, RequestError> {
         match records {
             None => Ok(Self::batch(batch, message_bytes)),
-            Some(records) if batch.is_empty() => Ok(Self::Plain(records)),
+            Some(records) if batch.is_empty() => Ok(Self::Plain(records, is_transactional)),
             Some(_) => Err(invalid("the request has both `batch` and `records`: set one of them")),
         }
     }
@@ -89,7 +96,7 @@ impl Payload for ContractPayload {
     fn producer(&self) -> Option<ProducerId> {
         match self {
             Self::Batch(batch) => batch.producer(),
-            Self::Plain(records) => {
+            Self::Plain(records, _) => {
                 let id = ProducerId(records.producer.as_ref()?.producer_id);
                 id.is_some().then_some(id)
             }
@@ -99,14 +106,14 @@ impl Payload for ContractPayload {
     fn bytes(&self) -> usize {
         match self {
             Self::Batch(batch) => batch.bytes(),
-            Self::Plain(records) => records.encoded_len(),
+            Self::Plain(records, _) => records.encoded_len(),
         }
     }
 
     async fn into_batch(self, node: &Node) -> Result<Bytes, RequestError> {
         match self {
             Self::Batch(batch) => batch.into_batch(node).await,
-            Self::Plain(records) => pack::pack(node, records).await,
+            Self::Plain(records, is_transactional) => pack::pack(node, records, is_transactional).await,
         }
     }
 }
@@ -286,8 +293,14 @@ impl Reader {
         message_bytes: usize,
     ) -> Result<Accepted, RequestError> {
         let append = Append {
-            payload: ContractPayload::of(request.batch, request.records, message_bytes)?,
+            payload: ContractPayload::of(
+                request.batch,
+                request.records,
+                !request.transactional_id.is_empty(),
+                message_bytes,
+            )?,
             expected: wire::expectation(request.expected_end_offset, request.expected_key_offset),
+            transaction: wire::transaction(&request.transactional_id),
             acks: wire::acks(request.acks)?,
             timeout: produce::timeout(&self.node, request.timeout_ms)?,
         };

@@ -2,11 +2,11 @@
 
 use jangada_proto::v1;
 use jangada_proto::v1::list_offsets_request::Position as Asked;
-use jangada_types::{LeaderEpoch, Offset, Reason};
+use jangada_types::{LeaderEpoch, Offset, ProducerId, Reason};
 
 use crate::api::call::records::{Acks, FoundOffset, Position, Produced};
 use crate::error::RequestError;
-use crate::partition::{Appended, Expectation, Fetched};
+use crate::partition::{Appended, Ends, Expectation, Fetched, InTransaction, Isolation, Reading};
 
 /// What stands for an offset or a time that there is not.
 const NONE: i64 = -1;
@@ -33,6 +33,59 @@ pub(super) fn expectation(end: Option<i64>, key: Option<i64>) -> Expectation {
         end_offset: end.map(Offset),
         key_offset: key.map(Offset),
     }
+}
+
+/// The transaction that a request names. Its first batch to a partition makes that a part of it.
+pub(super) fn transaction(transactional_id: &str) -> Option<InTransaction> {
+    (!transactional_id.is_empty()).then(|| InTransaction {
+        transactional_id: transactional_id.into(),
+        adds: true,
+    })
+}
+
+pub(super) fn transaction_to(transaction: Option<&InTransaction>) -> String {
+    transaction.map_or_else(String::new, |transaction| transaction.transactional_id.to_string())
+}
+
+pub(super) fn isolation(value: i32) -> Result<Isolation, RequestError> {
+    match v1::Isolation::try_from(value) {
+        Ok(v1::Isolation::Unspecified | v1::Isolation::Committed) => Ok(Isolation::Committed),
+        Ok(v1::Isolation::Uncommitted) => Ok(Isolation::Uncommitted),
+        Err(_) => Err(invalid(format!("isolation {value} is not known"))),
+    }
+}
+
+pub(super) fn isolation_to(isolation: Isolation) -> i32 {
+    match isolation {
+        Isolation::Committed => v1::Isolation::Committed,
+        Isolation::Uncommitted => v1::Isolation::Uncommitted,
+    }
+    .into()
+}
+
+/// How is read what comes in the raw form, or in the plain one, which has no room for what the reader would leave out.
+pub(super) fn reading(isolation_value: i32, aborted_list: bool, form: i32) -> Result<Reading, RequestError> {
+    if aborted_list && form == i32::from(v1::RecordForm::Plain) {
+        return Err(invalid(
+            "aborted_list is only for the raw form: in the plain form aborted records are left out",
+        ));
+    }
+    Ok(Reading {
+        isolation: isolation(isolation_value)?,
+        aborted_list,
+    })
+}
+
+pub(super) fn aborted_to(aborted: Vec<(ProducerId, Offset)>) -> Vec<v1::AbortedTransaction> {
+    let named = aborted.into_iter().map(|(id, first)| v1::AbortedTransaction {
+        producer_id: id.get(),
+        first_offset: first.get(),
+    });
+    named.collect()
+}
+
+fn aborted_of(aborted: &v1::AbortedTransaction) -> (ProducerId, Offset) {
+    (ProducerId(aborted.producer_id), Offset(aborted.first_offset))
 }
 
 pub(super) fn produced_to(produced: &Produced) -> v1::ProduceResponse {
@@ -73,11 +126,12 @@ pub(super) fn fetched_to(fetched: Fetched) -> v1::FetchResponse {
     v1::FetchResponse {
         batches: fetched.batches,
         records: Vec::new(),
-        high_watermark: fetched.high_watermark.get(),
+        high_watermark: fetched.ends.high_watermark.get(),
         log_start_offset: fetched.log_start.get(),
         next_offset: fetched.next_offset.get(),
         leader_epoch: fetched.epoch.get(),
-        ..Default::default()
+        last_stable_offset: fetched.ends.last_stable.get(),
+        aborted: aborted_to(fetched.aborted),
     }
 }
 
@@ -85,7 +139,11 @@ pub(super) fn fetched_of(response: v1::FetchResponse) -> Fetched {
     Fetched {
         batches: response.batches,
         next_offset: Offset(response.next_offset),
-        high_watermark: Offset(response.high_watermark),
+        ends: Ends {
+            high_watermark: Offset(response.high_watermark),
+            last_stable: Offset(response.last_stable_offset),
+        },
+        aborted: response.aborted.iter().map(aborted_of).collect(),
         log_start: Offset(response.log_start_offset),
         epoch: LeaderEpoch(response.leader_epoch),
     }

@@ -6,6 +6,7 @@
 use bytes::{Buf, BufMut, BytesMut};
 use jangada_machine::RestoreError;
 use jangada_queue::{TransactionId, Transactions};
+use jangada_types::batch::EndMarker;
 use jangada_types::limits::PRODUCERS_PER_PARTITION_MAX;
 use jangada_types::{BatchHeader, Offset, ProducerEpoch, ProducerId};
 
@@ -44,6 +45,18 @@ impl Producers {
                 .expect("its producer stands there for its open transaction");
             (*id, producer.epoch, open)
         })
+    }
+
+    /// The open transaction of a producer, with its epoch.
+    pub fn open_of(&self, id: ProducerId) -> Option<(ProducerEpoch, OpenTransaction)> {
+        let producer = self.by_id.get(&id)?;
+        Some((producer.epoch, producer.open?))
+    }
+
+    /// Whether a marker would change nothing, now and later.
+    pub fn has_ended(&self, end: &EndMarker, seq: u64) -> bool {
+        let ended = |producer: &Producer| producer.ended_seq >= seq && producer.epoch >= end.producer_epoch;
+        self.by_id.get(&end.producer_id).is_some_and(ended)
     }
 
     /// What is known of each producer, by id.

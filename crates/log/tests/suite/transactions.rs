@@ -202,6 +202,24 @@ fn a_marker_may_come_as_often_as_it_likes_and_ends_only_its_own_transaction() {
 }
 
 #[test]
+fn the_epoch_of_a_marker_fences_those_before_it() {
+    let mut log = Log::default();
+    log.appended(&txn_append((7, 3), 1, 0, 1));
+    assert!(log.ended(&marker((7, 4), 1, true)).is_some());
+    let fenced = Refusal::Fenced {
+        current: ProducerEpoch(4),
+    };
+    for mut log in [log.restarted(), log] {
+        assert_eq!(log.refused(&txn_append((7, 3), 2, 1, 1)), fenced);
+        assert_eq!(log.refused(&plain((7, 3), 1)), fenced);
+        // Its own sequences begin anew.
+        let expected = Sequence(0);
+        assert_eq!(log.refused(&plain((7, 4), 1)), Refusal::OutOfOrder { expected });
+        log.appended(&plain((7, 4), 0));
+    }
+}
+
+#[test]
 fn a_batch_that_comes_behind_its_marker_is_refused() {
     let mut log = Log::default();
     // Nothing of the transaction is here yet: the epoch of its marker fences what comes.

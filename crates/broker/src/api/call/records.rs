@@ -6,7 +6,7 @@ use bytes::Bytes;
 use jangada_types::{LeaderEpoch, Offset};
 
 use crate::api::resolve::PartitionRef;
-use crate::partition::{Appended, Expectation};
+use crate::partition::{Appended, Expectation, InTransaction, Isolation, Reading};
 
 /// When an append is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub(crate) struct AppendBatch {
     /// One record batch, version 2.
     pub batch: Bytes,
     pub expected: Expectation,
+    /// The transaction that the batch belongs to.
+    pub transaction: Option<InTransaction>,
     pub acks: Acks,
     /// How long the leader waits for the quorum.
     pub timeout: Duration,
@@ -44,6 +46,7 @@ pub(crate) struct ReadBatches {
     pub offset: Offset,
     /// At most so much, but at least one batch.
     pub max_bytes: usize,
+    pub reading: Reading,
     /// The leader epoch that the client knows, if it is to be compared.
     pub leader_epoch: Option<u32>,
 }
@@ -55,6 +58,7 @@ pub(crate) struct AwaitBytes {
     pub offset: Offset,
     pub min_bytes: usize,
     pub max_wait: Duration,
+    pub isolation: Isolation,
     /// The leader epoch that the client knows, if it is to be compared.
     pub leader_epoch: Option<u32>,
 }
@@ -64,6 +68,7 @@ pub(crate) struct AwaitBytes {
 pub(crate) struct FindOffset {
     pub partition: PartitionRef,
     pub position: Position,
+    pub isolation: Isolation,
 }
 
 /// Which offset is asked for.
@@ -71,7 +76,7 @@ pub(crate) struct FindOffset {
 pub(crate) enum Position {
     /// The log start offset.
     Earliest,
-    /// The high watermark.
+    /// The end of what the isolation lets one read.
     Latest,
     /// That of the first record at or after this time, milliseconds since the Unix epoch.
     Timestamp(i64),

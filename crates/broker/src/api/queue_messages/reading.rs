@@ -14,7 +14,7 @@ use crate::api::call::queues::ReceivedMessage;
 use crate::api::context::RequestContext;
 use crate::error::RequestError;
 use crate::node::Node;
-use crate::partition::Partition;
+use crate::partition::{Partition, Reading};
 use crate::pool::SMALL_BYTES;
 use crate::quota::{Holding, Resource};
 
@@ -63,7 +63,7 @@ pub(super) async fn read(
         let is_close = rest.get(1).is_some_and(|next| next - first <= CLOSE_OFFSETS);
         let at_once = if is_close { RUN_BYTES.min(max_bytes) } else { 1 };
         let from = Offset(i64::try_from(first).unwrap_or(i64::MAX));
-        let mut picked = match partition.read(from, at_once).await {
+        let mut picked = match partition.read(from, at_once, Reading::AS_IT_IS).await {
             Ok(fetched) => pick_on(node, fetched.batches, rest).await?,
             // No other replica could have it whole: waiting mends nothing.
             Err(error) if error.reason == Reason::DataCorrupted && partition.is_only_replica() => {
