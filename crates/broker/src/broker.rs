@@ -23,6 +23,7 @@ use crate::cluster::hand_over::hand_over;
 use crate::cluster::metadata::Metadata;
 use crate::cluster::reconcile::Reconciler;
 use crate::cluster::roster::ImageRoster;
+use crate::compaction::{Cleaner, Compactor};
 use crate::groups::{self, LagSources};
 use crate::listener::descriptors::{self, Shares, TooFewDescriptors};
 use crate::listener::{ConnectionMetrics, Listener, Protocol};
@@ -454,6 +455,17 @@ impl Broker {
             status: node.scrub.clone(),
         };
         let scrubber = tokio::spawn(scrubber.run());
+        let compactor = Compactor {
+            metadata: metadata.clone(),
+            replicas: replicas.clone(),
+            cleaner: Cleaner {
+                shared: node.partitions.clone(),
+                random: self.env.random.clone(),
+                settings: settings.compaction.clone(),
+                status: node.compaction.clone(),
+            },
+        };
+        let compactor = tokio::spawn(compactor.run());
         let quorums = tokio::spawn(replicas.clone().check_quorums());
         let refusals = tokio::spawn(self.metrics.clone().report_refusals());
         let started_ms = self.env.clock.now_ms();
@@ -479,6 +491,7 @@ impl Broker {
         balancer.abort();
         repairer.abort();
         scrubber.abort();
+        compactor.abort();
         if result.is_ok() {
             let limit = Duration::from_millis(settings.shutdown.transfer_ms);
             node.replicas.about_to_hand_over_all();

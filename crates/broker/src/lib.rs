@@ -37,6 +37,7 @@ mod api;
 mod broker;
 mod clock_guard;
 mod cluster;
+mod compaction;
 mod disk;
 mod error;
 mod forward;

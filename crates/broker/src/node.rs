@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::api::peers::Peers;
 use crate::cluster::metadata::Metadata;
+use crate::compaction::CompactionStatus;
 use crate::error::RequestError;
 use crate::groups::{self, CoordinatorTopic};
 use crate::leader_lookup::LeaderLookup;
@@ -40,6 +41,7 @@ pub(crate) struct Node {
     /// The damaged replicas on this broker.
     pub repairs: Arc<Repairs>,
     pub scrub: Arc<ScrubStatus>,
+    pub compaction: Arc<CompactionStatus>,
     pub metrics: Arc<Metrics>,
     pub env: Env,
     pub stopping: Stopping,
@@ -78,6 +80,7 @@ impl Node {
             producer_ids: ProducerIds::new(metadata.clone()),
             repairs: Arc::default(),
             scrub: Arc::default(),
+            compaction: Arc::default(),
             passed_callers: PassedCallers::new(budgets.clone()),
             budgets,
             peers,

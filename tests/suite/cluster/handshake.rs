@@ -232,9 +232,10 @@ mod later_seed {
 
     use jangada_proto::internal::internal_service_server::{InternalService, InternalServiceServer};
     use jangada_proto::internal::{
-        AdoptRequest, AdoptResponse, EndOffsetsRequest, EndOffsetsResponse, ForwardRequest, ForwardResponse, Frame,
-        InstallSnapshotResponse, JoinRequest, JoinResponse, ProbeRequest, ProbeResponse, ProposeMetadataRequest,
-        ProposeMetadataResponse, SlowestGroups, SlowestGroupsTaken, SnapshotChunk,
+        AdoptRequest, AdoptResponse, CleanedSinceRequest, CleanedSinceResponse, EndOffsetsRequest, EndOffsetsResponse,
+        ForwardRequest, ForwardResponse, Frame, InstallSnapshotResponse, JoinRequest, JoinResponse, ProbeRequest,
+        ProbeResponse, ProposeMetadataRequest, ProposeMetadataResponse, SlowestGroups, SlowestGroupsTaken,
+        SnapshotChunk,
     };
     use tokio::net::TcpListener;
     use tokio::task::JoinSet;
@@ -289,6 +290,13 @@ mod later_seed {
         }
 
         async fn tell_slowest_groups(&self, _: Request<SlowestGroups>) -> Result<Response<SlowestGroupsTaken>, Status> {
+            refuse()
+        }
+
+        async fn cleaned_since(
+            &self,
+            _: Request<CleanedSinceRequest>,
+        ) -> Result<Response<CleanedSinceResponse>, Status> {
             refuse()
         }
 

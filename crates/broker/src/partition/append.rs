@@ -1,6 +1,7 @@
 //! Appending: a batch is checked and handed to the quorum ([`Partition::admit`]), and answered when it is applied
 //! ([`Partition::acknowledged`]).
 
+use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -106,6 +107,9 @@ impl Partition {
         self.check_times(&config, &times)?;
         if let Some(times) = self.check_records(&config, &header, &batch).await? {
             self.check_times(&config, &times)?;
+        }
+        if config.cleanup_policy.compacts() {
+            self.check_keys(&batch).await?;
         }
         if !header.producer_id.is_some() {
             self.refuse_early(expected)?;
@@ -276,6 +280,36 @@ impl Partition {
             Some(checked) => checked,
         };
         checked.map(Some).map_err(|error| self.refuse(error.into()))
+    }
+
+    /// Refuses a batch with a record that has no key: of a topic that is compacted it would go with the next pass.
+    async fn check_keys(&self, batch: &Bytes) -> Result<(), RequestError> {
+        let owned = batch.clone();
+        let first_without = move || {
+            let mut first = None;
+            batch::each_keyed(&owned, DECOMPRESSED_BYTES_MAX, |record| match record.key {
+                Some(_) => ControlFlow::Continue(()),
+                None => {
+                    first = Some(record.offset_delta);
+                    ControlFlow::Break(())
+                }
+            })
+            .map(|()| first)
+        };
+        let found = match batch.len() <= SMALL_BYTES / 4 {
+            true => first_without(),
+            false => self.shared.compute.run(first_without).await?,
+        };
+        match found.map_err(|error| self.refuse(error.into()))? {
+            None => Ok(()),
+            Some(index) => {
+                let message = format!(
+                    "record {index} of the batch has no key, and the topic is compacted: each record must have one"
+                );
+                let error = RequestError::new(Reason::KeyRequired, message).with("record", index);
+                Err(self.refuse(error))
+            }
+        }
     }
 
     /// Refuses times beyond the topic's bounds. With LogAppendTime the times of the producer are replaced and not checked.

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use jangada_log::PartitionState;
+use jangada_log::compaction::TakenTombstone;
 use jangada_log::tables::key_rows::{KEY_INDEX, encode_offset};
 use jangada_log::tables::offset_index::{begins_at, follow};
 use jangada_replication::{DerivedRows, Written, snapshot_machine};
@@ -21,7 +22,7 @@ use jangada_types::batch::{BatchIter, Records};
 use jangada_types::limits::{DECOMPRESSED_BYTES_MAX, INDEXED_KEY_BYTES_MAX};
 use jangada_types::table::row::RowBuffer;
 use jangada_types::{GroupId, Offset, RowChange};
-use tokio::sync::{RwLock, RwLockReadGuard, watch};
+use tokio::sync::{RwLock, RwLockReadGuard, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
 use super::View;
@@ -51,7 +52,15 @@ pub(crate) struct KeyIndex {
     /// Whether every batch that was proposed before the locks were there is applied.
     pub barrier_applied: AtomicBool,
     reached: watch::Receiver<Offset>,
+    forgets: mpsc::UnboundedSender<Forget>,
     task: AbortHandle,
+}
+
+/// Tombstones that compaction is about to take: a key that names one is deleted, or the key would be none on a replica whose index is
+/// built later, and this one's not. The task does it, as it alone writes the index.
+struct Forget {
+    tombstones: Vec<TakenTombstone>,
+    done: oneshot::Sender<()>,
 }
 
 impl Drop for KeyIndex {
@@ -101,6 +110,7 @@ impl KeyIndex {
     /// Begins to follow the log. Needs a runtime.
     pub fn start(group: GroupId, store: Arc<dyn Store>, rows: DerivedRows, view: Arc<View>, reads: Pool) -> Self {
         let (sender, reached) = watch::channel(Offset(0));
+        let (forgets, to_forget) = mpsc::unbounded_channel();
         let follower = Follower {
             group,
             store,
@@ -112,8 +122,20 @@ impl KeyIndex {
             locks: Arc::default(),
             barrier_applied: AtomicBool::new(false),
             reached,
-            task: tokio::spawn(follower.run(sender)).abort_handle(),
+            forgets,
+            task: tokio::spawn(follower.run(sender, to_forget)).abort_handle(),
         }
+    }
+
+    /// How far the index has come.
+    pub fn reached(&self) -> Offset {
+        *self.reached.borrow()
+    }
+
+    /// Deletes the keys whose last records are these. False: the task has ended.
+    pub async fn forget(&self, tombstones: Vec<TakenTombstone>) -> bool {
+        let (done, forgotten) = oneshot::channel();
+        self.forgets.send(Forget { tombstones, done }).is_ok() && forgotten.await.is_ok()
     }
 
     /// Ends the task. Nothing is written by it after this has returned.
@@ -144,7 +166,7 @@ struct Follower {
 }
 
 impl Follower {
-    async fn run(self, reached: watch::Sender<Offset>) {
+    async fn run(self, reached: watch::Sender<Offset>, mut to_forget: mpsc::UnboundedReceiver<Forget>) {
         let mut ends = self.view.watch_ends();
         let group = self.group;
         let mut next = loop {
@@ -158,9 +180,14 @@ impl Follower {
             let end = ends.borrow_and_update().high_watermark;
             next = next.max(self.view.log_start());
             reached.send_replace(next);
+            if let Ok(forget) = to_forget.try_recv() {
+                self.forget(forget).await;
+                continue;
+            }
             if next >= end {
-                if ends.changed().await.is_err() {
-                    return;
+                tokio::select! {
+                    changed = ends.changed() => if changed.is_err() { return },
+                    Some(forget) = to_forget.recv() => self.forget(forget).await,
                 }
                 continue;
             }
@@ -177,6 +204,26 @@ impl Follower {
                 Err(error) if self.is_over(&error) => return,
                 Err(_) => tokio::time::sleep(PAUSE).await,
             }
+        }
+    }
+
+    /// Whoever asked hears nothing when it cannot be done.
+    async fn forget(&self, Forget { tombstones, done }: Forget) {
+        let group = self.group;
+        let named = self.blocking(move |store| {
+            let mut named = Vec::new();
+            for TakenTombstone { key, offset } in tombstones {
+                let row = store.get_row(group, &KEY_INDEX, &key)?;
+                if row.as_deref() == Some(&encode_offset(offset)[..]) {
+                    let table = &KEY_INDEX;
+                    named.push(RowChange::Delete { table, key });
+                }
+            }
+            Ok(named)
+        });
+        let Ok(named) = named.await else { return };
+        if named.is_empty() || self.rows.write(named, None).wait().await {
+            let _ = done.send(());
         }
     }
 
@@ -364,6 +411,7 @@ mod tests {
             locks: Arc::default(),
             barrier_applied: AtomicBool::new(false),
             reached,
+            forgets: mpsc::unbounded_channel().0,
             task: task.abort_handle(),
         }
     }

@@ -12,6 +12,7 @@
 //! - [`retention`]: dropping what is old, as the leader in `jangada_log` decides it. [`leading`]: what that goes by.
 //! - [`keyed`], [`key_index`], [`key_locks`]: the last offsets of keys.
 //! - `queues`: the desk of the partition's queues (`broker::queues`), and sending to them.
+//! - [`compacting`]: what compaction (`broker::compaction`) reads and writes.
 //! - [`record_time`]: the time of one record, for how old a queue's messages are.
 //! - [`index_reads`]: rows of the offset index (`jangada_log::tables`) in the store.
 //!
@@ -21,6 +22,7 @@
 mod aborted;
 mod append;
 mod append_time;
+pub(crate) mod compacting;
 mod ending;
 mod fetch;
 mod group_lag;
@@ -65,6 +67,7 @@ use tokio::sync::{Mutex, watch};
 
 pub(crate) use self::append::{Admitted, Appended};
 use self::append_time::AppendTimes;
+pub(crate) use self::compacting::Bounds;
 pub(crate) use self::ending::watch_transactions;
 // The coordinator's side asks for both.
 pub(crate) use self::fetch::Fetched;

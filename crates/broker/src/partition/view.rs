@@ -39,6 +39,8 @@ pub(crate) struct View {
     open: OpenTransactions,
     log_start: AtomicI64,
     retained_bytes: AtomicU64,
+    /// The offset below which compaction may take tombstones.
+    clean_horizon: AtomicI64,
     recent: RwLock<VecDeque<IndexEntry>>,
     /// Bytes of log between checkpoints, from the topic's settings; read when applying, never part of the state.
     checkpoint_bytes: AtomicU64,
@@ -55,6 +57,7 @@ impl View {
             open: OpenTransactions::default(),
             log_start: AtomicI64::new(0),
             retained_bytes: AtomicU64::new(0),
+            clean_horizon: AtomicI64::new(0),
             recent: RwLock::default(),
             checkpoint_bytes: AtomicU64::new(checkpoint_bytes),
             desk: DeskCell::default(),
@@ -107,6 +110,11 @@ impl View {
             .store(state.open_transaction_count() as u64, Ordering::Relaxed);
         self.open.since_ms.store(since_ms, Ordering::Relaxed);
         self.has_transactions.store(true, Ordering::Release);
+    }
+
+    /// Below this offset compaction may take tombstones.
+    pub fn clean_horizon(&self) -> Offset {
+        Offset(self.clean_horizon.load(Ordering::Acquire))
     }
 
     pub fn set_checkpoint_bytes(&self, bytes: u64) {
@@ -220,9 +228,16 @@ impl Publisher for PartitionPublisher {
                 high_watermark: state.next_offset(),
                 last_stable: state.last_stable_offset(),
             };
-            (state.log_start(), ends, state.retained_bytes(), has_slots)
+            (
+                state.log_start(),
+                ends,
+                state.retained_bytes(),
+                has_slots,
+                state.clean_horizon(),
+            )
         };
-        let (log_start, ends, retained_bytes, has_slots) = self.driven.publish(shown);
+        let (log_start, ends, retained_bytes, has_slots, horizon) = self.driven.publish(shown);
+        self.view.clean_horizon.store(horizon.get(), Ordering::Release);
         self.view.log_start.store(log_start.get(), Ordering::Release);
         self.view.retained_bytes.store(retained_bytes, Ordering::Relaxed);
         self.view

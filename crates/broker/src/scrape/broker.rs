@@ -9,6 +9,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 
 use super::replication::{CommitSamples, Replicas};
+use crate::compaction::CompactionSample;
 use crate::groups::CoordinatorReplica;
 use crate::metrics::Writer;
 use crate::node::Node;
@@ -37,6 +38,7 @@ pub(super) struct BrokerSample {
     scrub_interval_ms: u64,
     scrub_began_ms: i64,
     scrub_ended_ms: i64,
+    compaction: CompactionSample,
     groups: u64,
     members: u64,
     store: StoreStatistics,
@@ -83,6 +85,7 @@ impl BrokerSample {
             scrub_interval_ms: node.settings.repair.scrub_interval_ms,
             scrub_began_ms: node.scrub.began_ms(),
             scrub_ended_ms: node.scrub.last_ended_ms(),
+            compaction: node.compaction.sample(),
             groups,
             members,
             store: node.store().statistics(),
@@ -176,7 +179,36 @@ impl BrokerSample {
             self.scrub_interval_ms as f64 / MS_PER_SECOND,
         )?;
         let help = "Bytes that the scrub has read and found sound";
-        to.counter("scrubbed_bytes", help, self.store.scrubbed_bytes)
+        to.counter("scrubbed_bytes", help, self.store.scrubbed_bytes)?;
+        self.compaction(to)
+    }
+
+    fn compaction(&self, to: &mut Writer<'_>) -> Result<(), Error> {
+        let of = &self.compaction;
+        to.counter("compaction_passes", "Passes of compaction that have ended", of.passes)?;
+        to.counter(
+            "compaction_read_bytes",
+            "Bytes of batches that compaction has read",
+            of.read_bytes,
+        )?;
+        to.counter(
+            "compaction_written_bytes",
+            "Bytes of entries that compaction has written",
+            of.written_bytes,
+        )?;
+        to.counter(
+            "compaction_records_gone",
+            "Records that compaction has taken",
+            of.records_gone,
+        )?;
+        let help = "Bytes of batches in the parts of partitions that are compacted";
+        to.gauge("compaction_stored_bytes", help, of.stored_bytes)?;
+        let help = "Bytes of log entries of which compaction has left nothing, about";
+        to.gauge("compaction_stub_bytes", help, of.stub_bytes)?;
+        let help = "Offsets by which the horizon of tombstones lags behind what this broker has compacted, of the worst partition led here";
+        to.gauge("compaction_tombstone_horizon_lag_offsets", help, of.horizon_lag)?;
+        let help = "Batches of compacted partitions that cannot be read, and stay";
+        to.gauge("compaction_unreadable_batches", help, of.unreadable)
     }
 
     fn clients(&self, to: &mut Writer<'_>) -> Result<(), Error> {

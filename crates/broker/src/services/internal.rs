@@ -6,9 +6,10 @@ use std::sync::Arc;
 use jangada_controller::Command;
 use jangada_proto::internal::internal_service_server::InternalService;
 use jangada_proto::internal::{
-    AdoptRequest, AdoptResponse, EndOffsetsRequest, EndOffsetsResponse, ForwardRequest, ForwardResponse, Frame,
-    InstallSnapshotResponse, JoinRequest, JoinResponse, PartitionEnds, ProbeRequest, ProbeResponse,
-    ProposeMetadataRequest, ProposeMetadataResponse, SlowestGroups, SlowestGroupsTaken, SnapshotChunk,
+    AdoptRequest, AdoptResponse, CleanedSinceRequest, CleanedSinceResponse, EndOffsetsRequest, EndOffsetsResponse,
+    ForwardRequest, ForwardResponse, Frame, InstallSnapshotResponse, JoinRequest, JoinResponse, PartitionEnds,
+    ProbeRequest, ProbeResponse, ProposeMetadataRequest, ProposeMetadataResponse, SlowestGroups, SlowestGroupsTaken,
+    SnapshotChunk,
 };
 use jangada_replication::transport::inbound::FrameStream;
 use jangada_replication::{Cause, PeerService, Registry, STARTING};
@@ -18,6 +19,7 @@ use super::forwarded;
 use crate::admission::call_of;
 use crate::cluster::bootstrap::{self, Bootstrap};
 use crate::cluster::metadata::Metadata;
+use crate::compaction::cleaned_since;
 use crate::groups;
 use crate::http::NodeWatch;
 use crate::partition::Partition;
@@ -114,6 +116,17 @@ impl InternalService for Internal {
         let node = self.node.borrow().clone().ok_or_else(|| self.not_yet())?;
         groups::told_slowest(&node.replicas, request);
         Ok(Response::new(SlowestGroupsTaken {}))
+    }
+
+    async fn cleaned_since(
+        &self,
+        request: Request<CleanedSinceRequest>,
+    ) -> Result<Response<CleanedSinceResponse>, Status> {
+        let mut request = request.into_inner();
+        self.registry()?.admit(request.hello.take())?;
+        let node = self.node.borrow().clone().ok_or_else(|| self.not_yet())?;
+        let answer = cleaned_since(&node.compaction, &node.partitions.clock, &node.replicas, &request);
+        Ok(Response::new(answer))
     }
 
     async fn forward(&self, request: Request<ForwardRequest>) -> Result<Response<ForwardResponse>, Status> {

@@ -14,6 +14,7 @@
 #[macro_use]
 mod schema;
 mod cluster;
+mod compaction;
 mod error;
 mod groups;
 mod limits;
@@ -35,6 +36,7 @@ mod tests;
 mod transactions;
 
 pub use cluster::ClusterSettings;
+pub use compaction::CompactionSettings;
 pub use error::{Problem, SettingsError};
 pub use groups::GroupSettings;
 pub use limits::LimitSettings;

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use super::{
-    ClusterSettings, GroupSettings, LimitSettings, ListenerSettings, LogSettings, MetricsSettings, Problem,
-    ProduceSettings, RaftSettings, RepairSettings, RetentionSettings, Section, ShutdownSettings, StorageSettings,
-    TransactionSettings, listeners,
+    ClusterSettings, CompactionSettings, GroupSettings, LimitSettings, ListenerSettings, LogSettings, MetricsSettings,
+    Problem, ProduceSettings, RaftSettings, RepairSettings, RetentionSettings, Section, ShutdownSettings,
+    StorageSettings, TransactionSettings, listeners,
 };
 
 /// The most seeds that a broker may list.
@@ -48,6 +48,8 @@ settings! {
             transactions: TransactionSettings;
             /// Timing of retention.
             retention: RetentionSettings;
+            /// Rate and memory of compaction by key.
+            compaction: CompactionSettings;
             /// Limits of the number of series in `/metrics`.
             metrics: MetricsSettings;
             /// Timing of a clean stop.

@@ -198,6 +198,20 @@ impl Pass {
         Ok(true)
     }
 
+    /// [`Pass::learn`] of the batch of a row, as it is in the log.
+    ///
+    /// # Errors
+    /// None of its keys is in the map.
+    pub fn learn_entry(&mut self, row: &IndexEntry, command: EncodedCommand, from: Offset) -> Result<bool, Unreadable> {
+        if row.size_bytes == 0 {
+            return Ok(true);
+        }
+        let command = PartitionState::decode(command).map_err(Unreadable::Entry)?;
+        let batch = command.compactable_batch();
+        let batch = batch.ok_or(Unreadable::NotCompactable(row.raft_index))?;
+        Ok(self.learn(row.base_offset, batch, from)?)
+    }
+
     fn keeps(&self, offset: Offset, record: KeyedRecord<'_>) -> bool {
         if offset >= self.upto {
             return true;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! key    the offset below which the log is clean u64, big-endian
-//! value  1 | when, by the wall clock of the broker, i64 ms | bytes of the batches below it u64
+//! value  1 | when, by the wall clock of the broker, i64 ms | bytes of the batches below it u64 | horizon of the tombstones i64
 //! ```
 
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use jangada_types::{Offset, RowChange, RowError, Table, TableId};
 use super::offset_index::key_of;
 
 const VERSION: u8 = 1;
-const VALUE_BYTES: usize = 1 + 8 + 8;
+const VALUE_BYTES: usize = 1 + 8 + 8 + 8;
 /// Rows of a partition: beyond that every second one of the older half goes.
 const ROWS_MAX: usize = 64;
 
@@ -35,6 +35,8 @@ pub struct Stamp {
     pub at_ms: i64,
     /// Bytes of the batches that it has left.
     pub stored_bytes: u64,
+    /// The offset below which it could take tombstones.
+    pub horizon: Offset,
 }
 
 impl Stamp {
@@ -42,6 +44,7 @@ impl Stamp {
         let mut value = RowWriter::new(VERSION);
         value.put(&self.at_ms.to_le_bytes());
         value.put(&self.stored_bytes.to_le_bytes());
+        value.put(&self.horizon.get().to_le_bytes());
         value.finish()
     }
 
@@ -55,6 +58,7 @@ impl Stamp {
         let stamp = Self {
             at_ms: reader.i64()?,
             stored_bytes: reader.u64()?,
+            horizon: Offset(reader.i64()?),
         };
         reader.finish()?;
         Ok((Offset(offset), stamp))
@@ -85,15 +89,15 @@ impl Cleaned {
     /// A pass has ended. The changes of rows that say so.
     pub fn ended(&mut self, upto: Offset, stamp: Stamp) -> Vec<RowChange> {
         let mut changes = Vec::new();
-        // An end that is not beyond the one before says when the log was clean first.
-        if self.last().is_none_or(|(last, _)| last < upto) {
-            self.0.insert(upto, stamp);
-            changes.push(RowChange::Put {
-                table: &CLEANED,
-                key: Bytes::copy_from_slice(&key_of(upto)),
-                value: Bytes::copy_from_slice(&stamp.encode()),
-            });
-        }
+        // Of an end that was there before the time stays: that is when the log was clean first.
+        let at_ms = self.0.get(&upto).map_or(stamp.at_ms, |before| before.at_ms);
+        let stamp = Stamp { at_ms, ..stamp };
+        self.0.insert(upto, stamp);
+        changes.push(RowChange::Put {
+            table: &CLEANED,
+            key: Bytes::copy_from_slice(&key_of(upto)),
+            value: Bytes::copy_from_slice(&stamp.encode()),
+        });
         if self.0.len() > ROWS_MAX {
             let older: Vec<Offset> = self.0.keys().take(ROWS_MAX / 2).copied().collect();
             for offset in older.into_iter().step_by(2) {
@@ -118,13 +122,17 @@ mod tests {
     use super::*;
 
     fn stamp(at_ms: i64) -> Stamp {
-        Stamp { at_ms, stored_bytes: 7 }
+        Stamp {
+            at_ms,
+            stored_bytes: 7,
+            horizon: Offset(3),
+        }
     }
 
     #[test]
     fn the_format_is_pinned() {
         let value = stamp(258).encode();
-        assert_eq!(value, *b"\x01\x02\x01\0\0\0\0\0\0\x07\0\0\0\0\0\0\0");
+        assert_eq!(value, *b"\x01\x02\x01\0\0\0\0\0\0\x07\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0");
         assert_eq!(Stamp::decode(&key_of(Offset(9)), &value), Ok((Offset(9), stamp(258))));
         assert!(Stamp::decode(&key_of(Offset(9)), &value[1..]).is_err());
         assert!(matches!(
@@ -156,8 +164,10 @@ mod tests {
             .iter()
             .map(|(key, value)| Stamp::decode(key, value).expect("it was encoded"));
         assert_eq!(Cleaned::new(read), cleaned);
-        assert!(
-            cleaned.ended(Offset(10_000), stamp(5_000)).is_empty(),
+        cleaned.ended(Offset(10_000), stamp(5_000));
+        assert_eq!(
+            cleaned.last(),
+            Some((Offset(10_000), stamp(1_000))),
             "it was clean before"
         );
         cleaned.cut_off(Offset(20_000));

@@ -1,0 +1,158 @@
+//! When tombstones may go: the leader of a partition asks all other members up to where they have been clean for
+//! `delete.retention.ms`, each by its own clock, and lets go what is so with all of them.
+//!
+//! A tombstone that went from one replica while another still has the value before it would bring that value back with the next
+//! leader (redpanda issue 28333). So a member that does not answer, or a learner that has not cleaned yet, keeps the horizon where it is.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use jangada_log::{PartitionCommand, PartitionState};
+use jangada_proto::internal::{CleanedPartition, CleanedSinceRequest, CleanedSinceResponse, WantedCleaned};
+use jangada_replication::{Registry, transport};
+use jangada_types::{BrokerId, GroupId, Incarnation, Offset, ReplicaId};
+
+use super::{CompactionStatus, Compactor};
+use crate::clock_guard::ClockGuard;
+use crate::partition::Partition;
+use crate::replica::Replicas;
+
+/// How long a broker may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a command waits for its quorum.
+const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Of each replica that has answered: up to where it has been clean for long enough.
+type Answers = BTreeMap<(GroupId, ReplicaId), Offset>;
+
+impl Compactor {
+    /// Moves the horizons of the partitions that are led here.
+    pub(super) async fn move_horizons(&self) {
+        let mut led = self.compacted();
+        led.retain(|partition| partition.hosted.is_ready() && !partition.hosted.check_quorum.is_lost());
+        // Where this replica has nothing that could go, nobody is asked.
+        let own_since = |partition: &Arc<Partition>| {
+            let id = (partition.hosted.id(), partition.hosted.group.replica());
+            let retention_ms = partition.config().delete_retention_ms;
+            let since = clean_since(&self.cleaner.status, &self.cleaner.shared.clock, id, retention_ms)?;
+            (since > partition.view.clean_horizon()).then_some((id, since))
+        };
+        let mut answers = Answers::new();
+        led.retain(|partition| own_since(partition).is_some_and(|(id, since)| answers.insert(id, since).is_none()));
+        if led.is_empty() {
+            return;
+        }
+        let mut asked: BTreeMap<BrokerId, Vec<WantedCleaned>> = BTreeMap::new();
+        for partition in &led {
+            let local = partition.hosted.group.replica();
+            for member in members(partition).into_iter().filter(|member| *member != local) {
+                asked.entry(member.broker).or_default().push(WantedCleaned {
+                    group: partition.hosted.id().get(),
+                    delete_retention_ms: partition.config().delete_retention_ms,
+                });
+            }
+        }
+        let calls = asked
+            .into_iter()
+            .map(|(broker, wanted)| ask(self.cleaner.shared.registry.clone(), broker, wanted));
+        answers.extend(join_all(calls).await.into_iter().flatten());
+        for partition in led {
+            self.move_horizon(&partition, &answers).await;
+        }
+    }
+
+    async fn move_horizon(&self, partition: &Arc<Partition>, answers: &Answers) {
+        let group = partition.hosted.id();
+        let own = (group, partition.hosted.group.replica());
+        let own_since = answers.get(&own).copied().unwrap_or(Offset(0));
+        // As of now: who has joined meanwhile has not answered, and keeps the horizon where it is.
+        let since = |member: ReplicaId| answers.get(&(group, member)).copied().unwrap_or(Offset(0));
+        let Some(upto) = members(partition).into_iter().map(since).min() else {
+            return;
+        };
+        let lag = (own_since.get() - upto.get()).max(0).unsigned_abs();
+        self.cleaner.status.set_horizon_lag(own, lag);
+        if upto <= partition.view.clean_horizon() {
+            return;
+        }
+        let command = PartitionCommand::AdvanceHorizon {
+            upto,
+            now_ms: self.cleaner.shared.clock.now_ms(),
+        };
+        let proposed = partition
+            .hosted
+            .group
+            .propose::<PartitionState>(command, PROPOSE_TIMEOUT)
+            .await;
+        if let Err(error) = proposed {
+            tracing::debug!(partition = %partition.hosted.name, %error, "the horizon of tombstones was not moved");
+        }
+    }
+}
+
+/// All members, learners among them.
+fn members(partition: &Partition) -> Vec<ReplicaId> {
+    let members = partition.hosted.group.members();
+    members.voters.into_iter().chain(members.learners).collect()
+}
+
+/// Up to where a replica here has been clean for so long. `None`: it is not compacted here, or the clock is not trusted.
+fn clean_since(
+    status: &CompactionStatus,
+    clock: &ClockGuard,
+    id: (GroupId, ReplicaId),
+    delete_retention_ms: u64,
+) -> Option<Offset> {
+    status.since_before(id, clock.old_before_ms(delete_retention_ms)?)
+}
+
+async fn ask(registry: Arc<Registry>, broker: BrokerId, wanted: Vec<WantedCleaned>) -> Answers {
+    let Some(address) = registry.peer_address(broker) else {
+        return Answers::new();
+    };
+    let request = CleanedSinceRequest {
+        hello: Some(registry.hello(broker)),
+        partitions: wanted,
+    };
+    let asked = |channel| async move { transport::internal_client(channel).cleaned_since(request).await };
+    match registry.dialer().call(&address, ANSWER_TIMEOUT, asked).await {
+        Ok(response) => {
+            let of = |answer: CleanedPartition| {
+                let replica = ReplicaId {
+                    broker,
+                    incarnation: Incarnation(answer.incarnation),
+                };
+                ((GroupId(answer.group), replica), Offset(answer.offset))
+            };
+            response.partitions.into_iter().map(of).collect()
+        }
+        Err(error) => {
+            tracing::debug!(%broker, %error, "it is not known since when its replicas are compacted");
+            Answers::new()
+        }
+    }
+}
+
+/// Answers another broker's question.
+pub(crate) fn cleaned_since(
+    status: &CompactionStatus,
+    clock: &ClockGuard,
+    replicas: &Replicas,
+    request: &CleanedSinceRequest,
+) -> CleanedSinceResponse {
+    let of = |wanted: &WantedCleaned| {
+        let group = GroupId(wanted.group);
+        let replica = replicas.get(group)?.group.replica();
+        let since = clean_since(status, clock, (group, replica), wanted.delete_retention_ms)?;
+        Some(CleanedPartition {
+            group: wanted.group,
+            incarnation: replica.incarnation.get(),
+            offset: since.get(),
+        })
+    };
+    CleanedSinceResponse {
+        partitions: request.partitions.iter().filter_map(of).collect(),
+    }
+}

@@ -1,0 +1,160 @@
+//! What compaction reads of a partition, and writes. What it decides stands in `jangada_log::compaction`, when it runs in
+//! `broker::compaction`.
+
+use std::ops::ControlFlow;
+
+use jangada_log::AbortedTransaction;
+use jangada_log::compaction::{TakenTombstone, Writes};
+use jangada_log::tables::cleaned::{Cleaned, Stamp};
+use jangada_log::tables::offset_index::{Gap, begins_at, follow};
+use jangada_log::tables::{ABORTED, CLEANED, IndexEntry};
+use jangada_machine::EncodedCommand;
+use jangada_replication::command_of;
+use jangada_storage::{KeyRange, Store, StoreError};
+use jangada_types::{GroupId, Offset, RowChange};
+
+use super::Partition;
+use super::index_reads::rows_from;
+use super::rows::read_entries;
+
+/// Rows that are looked at together.
+const ROWS_MAX: usize = 1024;
+
+/// What bounds the compaction of a partition, as of now.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub log_start: Offset,
+    pub high_watermark: Offset,
+    /// Below it all transactions are decided.
+    pub decided: Offset,
+    /// Below it tombstones may go.
+    pub horizon: Offset,
+    /// How far the index of keys has come, if there is one.
+    pub key_index: Option<Offset>,
+}
+
+/// Rows, and the commands of those of which anything is left.
+pub(crate) struct Piece {
+    pub rows: Vec<(IndexEntry, Option<EncodedCommand>)>,
+    /// The offset behind them.
+    pub next: Offset,
+    pub bytes: u64,
+}
+
+impl Partition {
+    /// What bounds its compaction now.
+    pub async fn compaction_bounds(&self) -> Bounds {
+        let key_index = self.key_index.held().await.as_ref().map(|index| index.reached());
+        let view = &self.view;
+        // The horizon and what is decided are never ahead of the end that is looked at after them.
+        Bounds {
+            horizon: view.clean_horizon(),
+            decided: view.ends().last_stable,
+            log_start: view.log_start(),
+            high_watermark: view.high_watermark(),
+            key_index,
+        }
+    }
+
+    /// Lets the index of keys, if there is one, forget tombstones that are about to go. False: it cannot now.
+    pub async fn forget_keys(&self, tombstones: Vec<TakenTombstone>) -> bool {
+        let index = self.key_index.held().await.as_ref().cloned();
+        match index {
+            Some(index) if !tombstones.is_empty() => index.forget(tombstones).await,
+            _ => true,
+        }
+    }
+
+    /// Writes what a pass has left of entries. Returns when the store's files have it; false: they have not.
+    pub async fn rewrite(&self, writes: Writes) -> bool {
+        let entries = writes.entries.into_iter().map(|entry| (entry.at, entry.command));
+        let rows = self.hosted.group.derived_rows();
+        rows.rewrite(entries.collect(), writes.rows).wait().await
+    }
+
+    /// Writes where a pass has ended.
+    pub async fn write_cleaned(&self, changes: Vec<RowChange>) -> bool {
+        self.hosted.group.derived_rows().write(changes, None).wait().await
+    }
+}
+
+/// The next rows from an offset on that begin below another, with their commands. `None`: they are not there, as the log start has moved,
+/// or a snapshot has taken the log's place. Blocks.
+pub(crate) fn read_piece(
+    store: &dyn Store,
+    group: GroupId,
+    from: Offset,
+    below: Offset,
+    max_bytes: usize,
+) -> Result<Option<Piece>, StoreError> {
+    let mut rows = rows_from(store, group, from, ROWS_MAX, max_bytes)?;
+    rows.truncate(rows.partition_point(|row| row.base_offset < below));
+    let whole = |rows: &[IndexEntry]| -> Result<(), Gap> {
+        begins_at(rows, from)?;
+        follow(rows)
+    };
+    if whole(&rows).is_err() {
+        return Ok(None);
+    }
+    let entries = read_entries(store, group, &rows, max_bytes)?;
+    let mut entries = entries.into_iter().peekable();
+    let mut piece = Piece {
+        rows: Vec::with_capacity(rows.len()),
+        next: from,
+        bytes: 0,
+    };
+    for row in rows {
+        let mut command = None;
+        if row.size_bytes > 0 {
+            while entries.next_if(|entry| entry.index < row.raft_index).is_some() {}
+            // They end where enough was read.
+            let Some(entry) = entries.next_if(|entry| entry.index == row.raft_index) else {
+                break;
+            };
+            piece.bytes += entry.payload_len() as u64;
+            command = command_of(&entry);
+        }
+        piece.next = Offset(row.last_offset.get() + 1);
+        piece.rows.push((row, command));
+    }
+    Ok((!piece.rows.is_empty()).then_some(piece))
+}
+
+/// Where passes have ended. Blocks.
+pub(crate) fn read_cleaned(store: &dyn Store, group: GroupId) -> Result<Cleaned, StoreError> {
+    let mut rows = Vec::new();
+    store.scan_rows(group, &CLEANED, KeyRange::from(&[]), usize::MAX, &mut |key, value| {
+        rows.push(Stamp::decode(key, value)?);
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(Cleaned::new(rows))
+}
+
+/// The aborted transactions with records below an offset. Blocks.
+pub(crate) fn read_aborted(
+    store: &dyn Store,
+    group: GroupId,
+    below: Offset,
+) -> Result<Vec<AbortedTransaction>, StoreError> {
+    let mut aborted = Vec::new();
+    store.scan_rows(group, &ABORTED, KeyRange::from(&[]), usize::MAX, &mut |key, value| {
+        let row = AbortedTransaction::decode(key, value)?;
+        let goes_on = jangada_log::tables::aborted::pick(&row, below, &mut aborted);
+        Ok(if goes_on {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        })
+    })?;
+    Ok(aborted)
+}
+
+/// The row that holds an offset, or the one behind it. Blocks.
+pub(crate) fn row_holding(store: &dyn Store, group: GroupId, offset: Offset) -> Result<Option<IndexEntry>, StoreError> {
+    super::index_reads::row_at(store, group, offset)
+}
+
+/// Rows from an offset on, without their entries. Blocks.
+pub(crate) fn rows_behind(store: &dyn Store, group: GroupId, from: Offset) -> Result<Vec<IndexEntry>, StoreError> {
+    rows_from(store, group, from, ROWS_MAX, usize::MAX)
+}
