@@ -388,7 +388,7 @@ impl World {
             keys.windows(2).all(|pair| pair[0] != pair[1]),
             "a clean log has one record of a key"
         );
-        replica.check_markers();
+        replica.check_markers(&self.original);
         if start == Offset(0) {
             assert_eq!(
                 replica.original_bytes(),

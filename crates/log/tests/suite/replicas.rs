@@ -1,6 +1,6 @@
 //! Replicas of a compacted partition, each with a log and an index of its own that its passes rewrite, and what readers see of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use jangada_log::compaction::{Ceilings, KeyMap, Pass};
@@ -304,7 +304,24 @@ impl Replica {
     }
 
     /// A client that is told of aborted transactions takes all that their producers wrote for aborted, until it meets their markers.
-    pub fn check_markers(&self) {
+    ///
+    /// And no record of a transaction is without its marker.
+    pub fn check_markers(&self, original: &Self) {
+        let mut with_records = BTreeSet::new();
+        let start = self.state.log_start();
+        for (offset, row) in original.rows.iter().filter(|(offset, _)| **offset >= start) {
+            let header = header_of(&batch_of(&original.log[row.raft_index as usize - 1].1).expect("it never cleans"));
+            let is_left = self.rows.get(offset).is_some_and(|row| row.size_bytes > 0);
+            if header.attributes.is_control() {
+                let has_records = with_records.remove(&header.producer_id);
+                assert!(
+                    is_left || !has_records,
+                    "a transaction has records, and its marker at {offset} is gone"
+                );
+            } else if header.attributes.is_transactional() && is_left {
+                with_records.insert(header.producer_id);
+            }
+        }
         for aborted in self
             .aborted
             .values()
