@@ -47,7 +47,6 @@ impl Cluster {
                 partition: Some(target),
                 position: Some(position),
                 isolation: isolation.wire(),
-                ..Default::default()
             };
             async move { service.list_offsets(request).await }
         });

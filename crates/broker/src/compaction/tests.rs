@@ -12,7 +12,7 @@ use jangada_types::{BatchBuilder, Codec, Offset, Reason, TopicConfig};
 use super::dirt::Dirt;
 use super::pass::Pacer;
 use super::*;
-use crate::partition::compacting;
+use crate::partition::{Reading, compacting};
 use crate::partition::testing::{Broker, GROUP, Options, append};
 
 const MAX: usize = 1 << 20;
@@ -67,7 +67,7 @@ impl Alone<'_> {
         let mut found = Vec::new();
         let mut at = self.partition.view.log_start();
         while at < self.partition.view.high_watermark() {
-            let fetched = self.partition.read(at, 300).await.expect("it leads");
+            let fetched = self.partition.read(at, 300, Reading::default()).await.expect("it leads");
             assert!(fetched.next_offset > at, "a reader goes on");
             at = fetched.next_offset;
             for item in BatchIter::new(fetched.batches) {

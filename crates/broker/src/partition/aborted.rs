@@ -40,7 +40,7 @@ impl RecentAborted {
     pub fn add(&mut self, further: impl Iterator<Item = AbortedTransaction>) {
         self.rows.extend(further);
         let excess = self.rows.len().saturating_sub(RECENT_MAX);
-        if let Some(last) = self.rows.drain(..excess).last() {
+        if let Some(last) = self.rows.drain(..excess).next_back() {
             self.all_from = Offset(last.marker.get() + 1);
         }
     }

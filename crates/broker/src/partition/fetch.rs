@@ -59,7 +59,7 @@ impl Partition {
             epoch,
             aborted: Vec::new(),
         };
-        let end = ends.of(reading.isolation);
+        let end = reading.end(ends);
         if offset >= end {
             return Ok(empty);
         }

@@ -25,14 +25,33 @@ pub(crate) struct Reading {
     pub isolation: Isolation,
     /// Nothing is left out, and the aborted transactions are named.
     pub aborted_list: bool,
+    /// What lies behind an open transaction is read, too: the slots of the partition's queues say which of it may go out.
+    pub past_stable: bool,
 }
 
 impl Reading {
     /// Everything as it lies in the log.
+    #[cfg(test)]
     pub const AS_IT_IS: Self = Self {
         isolation: Isolation::Uncommitted,
         aborted_list: true,
+        past_stable: true,
     };
+
+    /// What may be a message of a queue.
+    pub const OF_QUEUES: Self = Self {
+        isolation: Isolation::Committed,
+        aborted_list: false,
+        past_stable: true,
+    };
+
+    /// Nothing at or above it is read.
+    pub fn end(self, ends: Ends) -> Offset {
+        match self.past_stable {
+            true => ends.high_watermark,
+            false => ends.of(self.isolation),
+        }
+    }
 }
 
 /// Where a partition's log ends for its readers, all of one moment.

@@ -52,7 +52,7 @@ pub(crate) struct KeyIndex {
     /// Whether every batch that was proposed before the locks were there is applied.
     pub barrier_applied: AtomicBool,
     reached: watch::Receiver<Offset>,
-    forgets: mpsc::UnboundedSender<Forget>,
+    forgets: mpsc::Sender<Forget>,
     task: AbortHandle,
 }
 
@@ -110,7 +110,7 @@ impl KeyIndex {
     /// Begins to follow the log. Needs a runtime.
     pub fn start(group: GroupId, store: Arc<dyn Store>, rows: DerivedRows, view: Arc<View>, reads: Pool) -> Self {
         let (sender, reached) = watch::channel(Offset(0));
-        let (forgets, to_forget) = mpsc::unbounded_channel();
+        let (forgets, to_forget) = mpsc::channel(1);
         let follower = Follower {
             group,
             store,
@@ -135,7 +135,7 @@ impl KeyIndex {
     /// Deletes the keys whose last records are these. False: the task has ended.
     pub async fn forget(&self, tombstones: Vec<TakenTombstone>) -> bool {
         let (done, forgotten) = oneshot::channel();
-        self.forgets.send(Forget { tombstones, done }).is_ok() && forgotten.await.is_ok()
+        self.forgets.send(Forget { tombstones, done }).await.is_ok() && forgotten.await.is_ok()
     }
 
     /// Ends the task. Nothing is written by it after this has returned.
@@ -166,7 +166,7 @@ struct Follower {
 }
 
 impl Follower {
-    async fn run(self, reached: watch::Sender<Offset>, mut to_forget: mpsc::UnboundedReceiver<Forget>) {
+    async fn run(self, reached: watch::Sender<Offset>, mut to_forget: mpsc::Receiver<Forget>) {
         let mut ends = self.view.watch_ends();
         let group = self.group;
         let mut next = loop {
@@ -411,7 +411,7 @@ mod tests {
             locks: Arc::default(),
             barrier_applied: AtomicBool::new(false),
             reached,
-            forgets: mpsc::unbounded_channel().0,
+            forgets: mpsc::channel(1).0,
             task: task.abort_handle(),
         }
     }

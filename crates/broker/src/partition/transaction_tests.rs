@@ -22,14 +22,17 @@ use crate::quota::Caller;
 const COMMITTED: Reading = Reading {
     isolation: Isolation::Committed,
     aborted_list: false,
+    past_stable: false,
 };
 const UNCOMMITTED: Reading = Reading {
     isolation: Isolation::Uncommitted,
     aborted_list: false,
+    past_stable: false,
 };
 const LISTED: Reading = Reading {
     isolation: Isolation::Committed,
     aborted_list: true,
+    past_stable: false,
 };
 
 /// Coordinators that give each transaction the number that they are told.

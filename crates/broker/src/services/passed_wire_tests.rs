@@ -128,6 +128,7 @@ fn calls() -> Vec<Call> {
             reading: Reading {
                 isolation: Isolation::Committed,
                 aborted_list: true,
+                past_stable: false,
             },
             leader_epoch: Some(4),
         }),

@@ -73,6 +73,7 @@ pub(super) fn reading(isolation_value: i32, aborted_list: bool, form: i32) -> Re
     Ok(Reading {
         isolation: isolation(isolation_value)?,
         aborted_list,
+        past_stable: false,
     })
 }
 

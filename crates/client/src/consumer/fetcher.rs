@@ -220,7 +220,6 @@ impl Fetcher {
             isolation: self.isolation.wire(),
             // What is not to be seen is left out here, so that missing batches are noticed.
             aborted_list: true,
-            ..Default::default()
         };
         let first = v1::FetchStreamRequest {
             message: Some(Message::Start(start)),

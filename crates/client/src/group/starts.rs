@@ -190,7 +190,6 @@ async fn fetch_once(
             partitions: partitions.clone(),
             // Who goes on before an offset that a transaction may yet commit would do its work again.
             require_stable,
-            ..Default::default()
         };
         async move { service.fetch_offsets(request).await }
     });

@@ -69,7 +69,11 @@ pub async fn run(brokers: &Brokers, args: &ConsumeArgs) -> Result<()> {
         printer.print(&mut out, record)?;
     }
     out.flush()?;
-    while !args.exit_at_end {
+    if args.exit_at_end {
+        report_skipped(consumer.skipped());
+        return Ok(());
+    }
+    loop {
         let batch = match consumer.next_batch().await {
             Err(error) if passes(args, &error) => {
                 note(&format!("warning: {error}; still trying"));
@@ -82,8 +86,6 @@ pub async fn run(brokers: &Brokers, args: &ConsumeArgs) -> Result<()> {
         }
         out.flush()?;
     }
-    report_skipped(consumer.skipped());
-    Ok(())
 }
 
 #[cfg(test)]

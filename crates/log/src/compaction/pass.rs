@@ -218,8 +218,8 @@ impl Pass {
         }
         // A record without a key is from before the topic was compacted: nothing would ever supersede it.
         let Some(key) = record.key else { return false };
-        let is_superseded = self.map.get(key).is_some_and(|last| last > offset);
-        !is_superseded && !(record.is_tombstone && offset < self.horizon)
+        let is_newest = self.map.get(key).is_none_or(|last| last <= offset);
+        is_newest && (!record.is_tombstone || offset >= self.horizon)
     }
 
     /// Judges the batch of a row, and notes what is to be written for it. Rows come in their order, without a gap.

@@ -106,7 +106,7 @@ impl Leader {
             Some((seq, until)) if seq == row.seq => (seq, until),
             _ => (row.seq, now.monotonic_ms.saturating_add(left_ms(row, now))),
         });
-        let idle = row.state.is_idle().then(|| match timer.idle {
+        let idle = row.state.is_idle().then_some(match timer.idle {
             Some((touched, since)) if touched == row.touched_ms => (touched, since),
             _ => (row.touched_ms, now.monotonic_ms),
         });

@@ -163,7 +163,10 @@ mod tests {
 
     const MAX: usize = 1 << 20;
 
-    fn batch(codec: Codec, records: &[(i64, Option<Vec<u8>>, Option<Vec<u8>>)]) -> Bytes {
+    /// Time, key and value.
+    type Written = (i64, Option<Vec<u8>>, Option<Vec<u8>>);
+
+    fn batch(codec: Codec, records: &[Written]) -> Bytes {
         let mut builder = BatchBuilder::new(codec);
         for (at_ms, key, value) in records {
             let headers = [("h", key.as_deref())];

@@ -466,7 +466,7 @@ impl Consuming {
         let mut bodies: BTreeMap<u64, _> = read.bodies.into_iter().map(|body| (body.offset, body)).collect();
         let there = unseen.take(|message| bodies.contains_key(&message.offset));
         self.shares.lost(unseen.len());
-        self.not_readable(index, unseen.seen(), &read.damaged);
+        self.not_handed_out(index, unseen.seen(), (&read.damaged, &read.voids));
         if !later.is_empty() {
             self.ready.push_front((index, later));
         }
@@ -485,14 +485,14 @@ impl Consuming {
         }))
     }
 
-    /// Messages whose records are damaged have failed. Others are gone from the log.
-    fn not_readable(&self, index: PartitionIndex, messages: Vec<Delivered>, damaged: &[Damaged]) {
+    /// Messages whose records are damaged have failed, and those that are none are done. Others are gone from the log.
+    fn not_handed_out(&self, index: PartitionIndex, messages: Vec<Delivered>, why: (&[Damaged], &[u64])) {
         let Some(served) = self.served.get(&index).filter(|_| !messages.is_empty()) else {
             return;
         };
         // Without a desk it is not led here, and the session gets them again elsewhere.
         let Ok(desk) = served.partition.desk() else { return };
-        for gone in damaged::fail(&self.node, (&self.queue, index), desk, messages, damaged) {
+        for gone in damaged::settle(&self.node, (&self.queue, index), desk, messages, why) {
             let queue = self.queue.name();
             tracing::warn!(queue, partition = %index, offset = gone.offset, "a message is not there any more");
         }

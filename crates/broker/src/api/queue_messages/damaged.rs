@@ -1,5 +1,6 @@
-//! Messages whose records cannot be read. Handing them out would end each consumer's stream again and again; so each try counts as a
-//! failure, and after the queue's attempts they are dead letters, which hold up nobody.
+//! Messages that are granted and not handed out. Those whose records cannot be read would end each consumer's stream again and again; so
+//! each try counts as a failure, and after the queue's attempts they are dead letters, which hold up nobody. Control records, and what
+//! an aborted transaction wrote before the queue was there, are no messages: they are done.
 
 use std::sync::Arc;
 
@@ -17,20 +18,29 @@ pub(crate) struct Damaged {
     pub why: Arc<str>,
 }
 
-/// Settles messages whose records are damaged as failed, logs and counts them. Returns the other ones.
-pub(super) fn fail(
+/// Settles messages whose records are damaged as failed, logs and counts them; and those that are none as done. Returns the other ones.
+pub(super) fn settle(
     node: &Node,
     (queue, index): (&QueueRef, PartitionIndex),
     desk: Arc<Desk>,
     messages: Vec<Delivered>,
-    damaged: &[Damaged],
+    (damaged, voids): (&[Damaged], &[u64]),
 ) -> Vec<Delivered> {
-    let (mut items, mut rest) = (Vec::new(), Vec::new());
+    let (mut items, mut rest, mut unreadable) = (Vec::new(), Vec::new(), 0);
     for message in messages {
+        if voids.contains(&message.offset) {
+            items.push(SettleItem {
+                offset: message.offset,
+                lease: message.lease,
+                settlement: Settlement::Ack,
+            });
+            continue;
+        }
         let Some(Damaged { why, .. }) = damaged.iter().find(|damaged| damaged.offset == message.offset) else {
             rest.push(message);
             continue;
         };
+        unreadable += 1;
         let Delivered { offset, failures, .. } = message;
         tracing::error!(
             queue = queue.name(), partition = %index, offset, failures, %why,
@@ -45,8 +55,10 @@ pub(super) fn fail(
             },
         });
     }
+    if unreadable > 0 {
+        node.metrics.unreadable_messages(unreadable);
+    }
     if !items.is_empty() {
-        node.metrics.unreadable_messages(items.len());
         let queue = queue.id();
         // If leadership moves meanwhile, the next leader hands it to the session again, and it fails there.
         tokio::spawn(async move { desk.settle(queue, items).await });

@@ -31,6 +31,8 @@ pub(super) struct Read {
     pub bodies: Vec<Body>,
     /// Wanted records that cannot be read.
     pub damaged: Vec<Damaged>,
+    /// Wanted offsets where no message is: a control record, or one of an aborted transaction.
+    pub voids: Vec<u64>,
     /// All wanted offsets below it were read, or are gone.
     pub looked_to: u64,
     pub room: Holding,
@@ -54,7 +56,7 @@ pub(super) async fn read(
         room = context.caller.take(Resource::PlainFetch, most, ROOM_TIMEOUT) => room?,
         refused = node.stopping.begun() => return Err(refused),
     };
-    let (mut bodies, mut damaged, mut bytes, mut looked_to) = (Vec::new(), Vec::new(), 0, 0);
+    let (mut bodies, mut damaged, mut voids, mut bytes, mut looked_to) = (Vec::new(), Vec::new(), Vec::new(), 0, 0);
     // What retention has taken meanwhile is gone, which is no reason to keep the others.
     let log_start = partition.view.log_start().get().unsigned_abs();
     let mut rest = &wanted[wanted.partition_point(|offset| *offset < log_start)..];
@@ -63,8 +65,16 @@ pub(super) async fn read(
         let is_close = rest.get(1).is_some_and(|next| next - first <= CLOSE_OFFSETS);
         let at_once = if is_close { RUN_BYTES.min(max_bytes) } else { 1 };
         let from = Offset(i64::try_from(first).unwrap_or(i64::MAX));
-        let mut picked = match partition.read(from, at_once, Reading::AS_IT_IS).await {
-            Ok(fetched) => pick_on(node, fetched.batches, rest).await?,
+        let mut picked = match partition.read(from, at_once, Reading::OF_QUEUES).await {
+            Ok(fetched) => {
+                let next = fetched.next_offset.get().unsigned_abs();
+                let mut picked = pick_on(node, fetched.batches, rest).await?;
+                if partition.view.has_transactions() && picked.damaged.is_empty() {
+                    picked.looked_to = picked.looked_to.max(next);
+                    voids.extend(missing(rest, &picked));
+                }
+                picked
+            }
             // No other replica could have it whole: waiting mends nothing.
             Err(error) if error.reason == Reason::DataCorrupted && partition.is_only_replica() => {
                 unreadable(first, &error.to_string())
@@ -84,6 +94,7 @@ pub(super) async fn read(
                 return Ok(Read {
                     bodies,
                     damaged,
+                    voids,
                     looked_to,
                     room,
                 });
@@ -96,9 +107,17 @@ pub(super) async fn read(
     Ok(Read {
         bodies,
         damaged,
+        voids,
         looked_to,
         room,
     })
+}
+
+/// The wanted offsets that were looked for, and where nothing is that a reader sees.
+fn missing<'a>(wanted: &'a [u64], picked: &'a Picked) -> impl Iterator<Item = u64> + 'a {
+    let looked = &wanted[..wanted.partition_point(|offset| *offset < picked.looked_to)];
+    let is_there = |offset: u64| picked.bodies.binary_search_by_key(&offset, |body| body.offset).is_ok();
+    looked.iter().copied().filter(move |offset| !is_there(*offset))
 }
 
 fn unreadable(offset: u64, why: &str) -> Picked {

@@ -425,10 +425,10 @@ impl Granted<'_> {
                 }
                 None => true,
             });
-        if !read.damaged.is_empty() {
+        if !read.damaged.is_empty() || !read.voids.is_empty() {
             let left = std::mem::take(&mut self.messages);
-            let desk = self.desk.clone();
-            self.messages = damaged::fail(node, (self.queue, index), desk, left, &read.damaged);
+            let (desk, why) = (self.desk.clone(), (&read.damaged[..], &read.voids[..]));
+            self.messages = damaged::settle(node, (self.queue, index), desk, left, why);
         }
         Ok(ReceivedMessages {
             messages,

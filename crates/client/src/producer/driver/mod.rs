@@ -401,7 +401,6 @@ impl Driver {
             expected_key_offset,
             records: None,
             transactional_id: self.shared.transactional_id.as_deref().unwrap_or_default().to_owned(),
-            ..Default::default()
         };
         link.send(request, Outstanding { lane: id, ticket }, now);
         if !link.watched {

@@ -131,7 +131,6 @@ impl Broker {
             high_watermark,
             log_start_offset: partition.log_start,
             leader_epoch: partition.epoch,
-            ..Default::default()
         };
         state.fetched_bytes += response.batches.len();
         Ok(Some(response))
