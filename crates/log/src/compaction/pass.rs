@@ -73,6 +73,8 @@ pub struct Tally {
     pub batches_left: u64,
     /// Entries from the first that was looked at to the last.
     pub entries: u64,
+    /// Bytes that the batches below the end of the pass had more when they were appended.
+    pub gone_bytes: u64,
 }
 
 /// Why a batch was left as it is.
@@ -111,6 +113,8 @@ pub struct Pass {
     with_records: BTreeSet<ProducerId>,
     collects_tombstones: bool,
     held: Option<Held>,
+    /// The first batch that stays as it is although records should go.
+    stuck: Option<Offset>,
     first_index: Option<u64>,
     writes: Writes,
     tombstones: Vec<TakenTombstone>,
@@ -128,6 +132,7 @@ impl Pass {
             with_records: BTreeSet::new(),
             collects_tombstones: false,
             held: None,
+            stuck: None,
             first_index: None,
             writes: Writes::default(),
             tombstones: Vec::new(),
@@ -163,6 +168,11 @@ impl Pass {
     /// The offset below which all is clean when the pass has ended. It moves back while keys are learned that there is no room for.
     pub fn upto(&self) -> Offset {
         self.upto
+    }
+
+    /// The offset below which each batch that was cleaned could be rewritten: the first that could not, or the end of the pass.
+    pub fn whole_below(&self) -> Offset {
+        self.stuck.map_or(self.upto, |stuck| stuck.min(self.upto))
     }
 
     /// What it did so far.
@@ -238,7 +248,11 @@ impl Pass {
                 self.replace(row, command);
             }
         });
+        if outcome.is_err() {
+            self.stuck.get_or_insert(row.base_offset);
+        }
         self.tally.stored_bytes += u64::from(now.size_bytes);
+        self.tally.gone_bytes += u64::from(row.original_bytes.saturating_sub(now.size_bytes));
         self.tally.batches_left += u64::from(now.size_bytes > 0);
         let first = *self.first_index.get_or_insert(row.raft_index);
         self.tally.entries = row.raft_index - first + 1;

@@ -42,6 +42,9 @@ pub struct Surroundings {
     pub retention_ms: Option<u64>,
     /// How many bytes of batches are kept at least; `None`: all.
     pub retention_bytes: Option<u64>,
+    /// Bytes that compaction has taken of the batches: the rows of the index say how many of which. `None`: none, or it is not known, and
+    /// batches count as they were appended.
+    pub gone_bytes: Option<u64>,
     /// The log of a queue is cut when so many bytes are not needed any more.
     pub segment_bytes: u64,
     /// Time between two looks at what may go, milliseconds.
@@ -149,8 +152,14 @@ impl Leader {
         let is_old = oldest_ms
             .is_some_and(|oldest_ms| first_kept.is_none_or(|first_kept| first_kept.max_timestamp_ms < oldest_ms));
         let keep_bytes = self.surroundings.retention_bytes;
-        let keep_bytes = keep_bytes.filter(|keep| state.retained_bytes() > *keep);
+        let keep_bytes = keep_bytes.filter(|keep| self.stored_bytes(state) > *keep);
         (is_old || keep_bytes.is_some()).then_some(Cut::Retention { oldest_ms, keep_bytes })
+    }
+
+    /// Bytes of the batches that are left.
+    fn stored_bytes(&self, state: &PartitionState) -> u64 {
+        let gone_bytes = self.surroundings.gone_bytes.unwrap_or(0);
+        state.retained_bytes().saturating_sub(gone_bytes)
     }
 
     fn search(&mut self, state: &PartitionState, cut: Cut, (searches, asker): (u32, Asker), now: Now) -> StepOf<Self> {
@@ -159,7 +168,7 @@ impl Leader {
             Cut::Below(_) | Cut::Queue(_) => Box::default(),
         };
         let pending = Pending {
-            search: Search::new(state, cut, holds),
+            search: Search::new(state, cut, holds).without(self.surroundings.gone_bytes),
             searches,
             asker,
         };

@@ -48,7 +48,11 @@ pub(super) struct Search {
     retained_bytes: u64,
     /// Everything below this offset goes.
     to: Offset,
+    /// Bytes that they had when they were appended, and bytes that the rule counts.
     dropped_bytes: u64,
+    counted_bytes: u64,
+    /// Whether batches count as compaction has left them.
+    counts_stored: bool,
     /// The largest timestamp of the first batch that stays, if the search has met one.
     pub first_kept_ms: Option<i64>,
 }
@@ -83,8 +87,26 @@ impl Search {
             retained_bytes: state.retained_bytes(),
             to: state.log_start(),
             dropped_bytes: 0,
+            counted_bytes: 0,
+            counts_stored: false,
             first_kept_ms: None,
         }
+    }
+
+    /// Of the batches so many bytes are gone, if that is known.
+    pub fn without(self, gone_bytes: Option<u64>) -> Self {
+        Self {
+            retained_bytes: self.retained_bytes.saturating_sub(gone_bytes.unwrap_or(0)),
+            counts_stored: gone_bytes.is_some(),
+            ..self
+        }
+    }
+
+    fn counted(&self, row: &IndexEntry) -> u64 {
+        u64::from(match self.counts_stored {
+            true => row.size_bytes,
+            false => row.original_bytes,
+        })
     }
 
     /// The search goes on to a floor of the queues that is further on: what was found stays found.
@@ -134,6 +156,7 @@ impl Search {
             }
             self.to = Offset(row.last_offset.get() + 1);
             self.dropped_bytes += u64::from(row.original_bytes);
+            self.counted_bytes += self.counted(row);
         }
         Ok(self.to >= self.end)
     }
@@ -143,9 +166,7 @@ impl Search {
         match self.cut {
             Cut::Below(offset) | Cut::Queue(offset) => row.last_offset < offset,
             Cut::Retention { oldest_ms, keep_bytes } => {
-                let stay = self
-                    .retained_bytes
-                    .saturating_sub(self.dropped_bytes + u64::from(row.original_bytes));
+                let stay = self.retained_bytes.saturating_sub(self.counted_bytes + self.counted(row));
                 if self.is_held(row) {
                     return false;
                 }
@@ -156,7 +177,7 @@ impl Search {
     }
 
     fn is_held(&self, row: &IndexEntry) -> bool {
-        let with_it = self.retained_bytes.saturating_sub(self.dropped_bytes);
+        let with_it = self.retained_bytes.saturating_sub(self.counted_bytes);
         let mut holds = self.holds.iter();
         holds.any(|hold| row.last_offset >= hold.from && with_it <= hold.bytes_max)
     }

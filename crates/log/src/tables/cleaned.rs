@@ -3,6 +3,7 @@
 //! ```text
 //! key    the offset below which the log is clean u64, big-endian
 //! value  1 | when, by the wall clock of the broker, i64 ms | bytes of the batches below it u64 | horizon of the tombstones i64
+//!        | bytes that are gone u64 | offset below which no batch had to stay as it is i64
 //! ```
 
 use std::collections::BTreeMap;
@@ -15,7 +16,7 @@ use jangada_types::{Offset, RowChange, RowError, Table, TableId};
 use super::offset_index::key_of;
 
 const VERSION: u8 = 1;
-const VALUE_BYTES: usize = 1 + 8 + 8 + 8;
+const VALUE_BYTES: usize = 1 + 8 + 8 + 8 + 8 + 8;
 /// Rows of a partition: beyond that every second one of the older half goes.
 const ROWS_MAX: usize = 64;
 
@@ -37,6 +38,11 @@ pub struct Stamp {
     pub stored_bytes: u64,
     /// The offset below which it could take tombstones.
     pub horizon: Offset,
+    /// Bytes that the batches below its end had more when they were appended.
+    pub gone_bytes: u64,
+    /// The first batch below its end that could not be rewritten, or its end. Such a batch may have a value that is superseded, so
+    /// no tombstone behind it counts as clean.
+    pub whole_below: Offset,
 }
 
 impl Stamp {
@@ -45,6 +51,8 @@ impl Stamp {
         value.put(&self.at_ms.to_le_bytes());
         value.put(&self.stored_bytes.to_le_bytes());
         value.put(&self.horizon.get().to_le_bytes());
+        value.put(&self.gone_bytes.to_le_bytes());
+        value.put(&self.whole_below.get().to_le_bytes());
         value.finish()
     }
 
@@ -59,6 +67,8 @@ impl Stamp {
             at_ms: reader.i64()?,
             stored_bytes: reader.u64()?,
             horizon: Offset(reader.i64()?),
+            gone_bytes: reader.u64()?,
+            whole_below: Offset(reader.i64()?),
         };
         reader.finish()?;
         Ok((Offset(offset), stamp))
@@ -82,15 +92,22 @@ impl Cleaned {
 
     /// Up to where the log has been clean since before a time; 0: nowhere.
     pub fn since_before(&self, old_before_ms: i64) -> Offset {
-        let mut old = self.0.iter().rev().filter(|(_, stamp)| stamp.at_ms < old_before_ms);
-        old.next().map_or(Offset(0), |(offset, _)| *offset)
+        let mut whole_below = Offset(i64::MAX);
+        for (offset, stamp) in self.0.iter().rev() {
+            whole_below = whole_below.min(stamp.whole_below);
+            if stamp.at_ms < old_before_ms {
+                return whole_below.min(*offset);
+            }
+        }
+        Offset(0)
     }
 
     /// A pass has ended. The changes of rows that say so.
     pub fn ended(&mut self, upto: Offset, stamp: Stamp) -> Vec<RowChange> {
         let mut changes = Vec::new();
         // Of an end that was there before the time stays: that is when the log was clean first.
-        let at_ms = self.0.get(&upto).map_or(stamp.at_ms, |before| before.at_ms);
+        let before = self.0.get(&upto).filter(|before| before.whole_below >= stamp.whole_below);
+        let at_ms = before.map_or(stamp.at_ms, |before| before.at_ms);
         let stamp = Stamp { at_ms, ..stamp };
         self.0.insert(upto, stamp);
         changes.push(RowChange::Put {
@@ -126,13 +143,16 @@ mod tests {
             at_ms,
             stored_bytes: 7,
             horizon: Offset(3),
+            gone_bytes: 5,
+            whole_below: Offset(1 << 32),
         }
     }
 
     #[test]
     fn the_format_is_pinned() {
         let value = stamp(258).encode();
-        assert_eq!(value, *b"\x01\x02\x01\0\0\0\0\0\0\x07\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0");
+        let numbers = b"\x02\x01\0\0\0\0\0\0\x07\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0";
+        assert_eq!(value[..], [&[1][..], numbers, b"\0\0\0\0\x01\0\0\0"].concat());
         assert_eq!(Stamp::decode(&key_of(Offset(9)), &value), Ok((Offset(9), stamp(258))));
         assert!(Stamp::decode(&key_of(Offset(9)), &value[1..]).is_err());
         assert!(matches!(
@@ -172,5 +192,27 @@ mod tests {
         );
         cleaned.cut_off(Offset(20_000));
         assert_eq!(cleaned, Cleaned::default());
+    }
+
+    #[test]
+    fn behind_a_batch_that_stays_as_it_is_nothing_is_clean() {
+        let mut cleaned = Cleaned::default();
+        let whole_below = |at_ms, whole_below| Stamp {
+            whole_below: Offset(whole_below),
+            ..stamp(at_ms)
+        };
+        cleaned.ended(Offset(10), whole_below(1, 10));
+        cleaned.ended(Offset(20), whole_below(2, 15));
+        assert_eq!(cleaned.since_before(2), Offset(10));
+        assert_eq!(cleaned.since_before(3), Offset(15));
+        // It could be rewritten after all.
+        cleaned.ended(Offset(30), whole_below(3, 30));
+        assert_eq!(cleaned.since_before(3), Offset(15), "what it stood before was not clean then");
+        assert_eq!(cleaned.since_before(4), Offset(30));
+        // One that was whole is not any more, as the file with it is damaged.
+        cleaned.ended(Offset(40), whole_below(4, 5));
+        assert_eq!(cleaned.since_before(2), Offset(5));
+        cleaned.ended(Offset(40), whole_below(9, 40));
+        assert_eq!((cleaned.since_before(9), cleaned.since_before(10)), (Offset(30), Offset(40)));
     }
 }

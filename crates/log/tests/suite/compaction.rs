@@ -5,8 +5,9 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use jangada_log::compaction::{KeyMap, Pass};
 use jangada_log::{Conditions, Marker, PartitionCommand, PartitionReply};
-use jangada_machine::Machine;
+use jangada_machine::{EncodedCommand, Machine};
 use jangada_types::batch::EndMarker;
 use jangada_types::{BatchBuilder, Codec, LogPosition, Offset, ProducerEpoch, ProducerId, Record, Sequence};
 use proptest::prelude::*;
@@ -569,4 +570,25 @@ fn what_is_left_of_a_hot_key_is_one_record_and_rows_of_nothing_are_merged() {
         replica.log.iter().all(|(_, entry)| entry.head().len() < 72),
         "a stub is small"
     );
+}
+
+#[test]
+fn behind_a_batch_that_cannot_be_read_nothing_counts_as_clean() {
+    let mut world = World::new();
+    for _ in 0..4 {
+        world.put(&[(1, false)], None, 0);
+    }
+    let Replica { rows, log, .. } = &mut world.replicas[0];
+    let mut body = log[1].1.body().to_vec();
+    *body.last_mut().expect("it has a record") ^= 1;
+    log[1].1 = EncodedCommand::new(log[1].1.head(), body.into());
+    let mut pass = Pass::new(KeyMap::new(1, 10, ROOMY), Offset(3), Offset(0));
+    let entries = || rows.values().zip(log.iter().map(|(_, command)| command.clone()));
+    let learned = entries().map(|(row, command)| pass.learn_entry(row, command, Offset(0)).is_ok());
+    assert_eq!(learned.collect::<Vec<_>>(), [true, false, true, true]);
+    let cleaned = entries().take(3).map(|(row, command)| pass.clean(row, command).is_ok());
+    assert_eq!(cleaned.collect::<Vec<_>>(), [true, false, true]);
+    assert_eq!((pass.upto(), pass.whole_below()), (Offset(3), Offset(1)));
+    assert_eq!(pass.tally().batches_emptied, 1, "the others are cleaned all the same");
+    assert_eq!(pass.tally().gone_bytes, u64::from(rows[&Offset(0)].size_bytes));
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use jangada_log::leader::{Event, Leader, Pending, Surroundings};
 use jangada_log::tables::OFFSET_INDEX;
-use jangada_log::{Conditions, PartitionCommand, PartitionReply, PartitionState};
+use jangada_log::{Conditions, IndexEntry, PartitionCommand, PartitionReply, PartitionState};
 use jangada_machine::{Due, Effects, Leader as _, Machine, Now, Row, RowRange, Step};
 use jangada_types::{BatchBuilder, Codec, LogPosition, Offset, Reason, Rejection, RowChange};
 use proptest::prelude::*;
@@ -189,6 +189,7 @@ fn surroundings(retention_ms: Option<u64>, retention_bytes: Option<u64>) -> Surr
     Surroundings {
         retention_ms,
         retention_bytes,
+        gone_bytes: None,
         segment_bytes: SEGMENT_BYTES,
         check_interval_ms: INTERVAL_MS,
         steady_clock_ms: STEADY_MS,
@@ -249,6 +250,28 @@ fn bytes_beyond_those_to_keep_go_in_whole_batches() {
     world.append(1, START_MS);
     world.wait(INTERVAL_MS);
     assert_eq!(world.log_start(), 7);
+}
+
+#[test]
+fn of_a_compacted_topic_the_bytes_that_are_left_count() {
+    let mut world = World::new(None, None);
+    for _ in 0..10 {
+        world.append(1, START_MS);
+    }
+    let batch = world.state.retained_bytes() / 10;
+    for (key, value) in world.rows.iter_mut().take(5) {
+        let row = IndexEntry::decode(key, value).expect("it was written");
+        let left = IndexEntry { size_bytes: 10, ..row };
+        *value = Bytes::copy_from_slice(left.encode().1.as_ref());
+    }
+    let limited = Surroundings {
+        gone_bytes: Some(5 * (batch - 10)),
+        ..surroundings(None, Some(5 * batch + 25))
+    };
+    world.leader.surroundings_changed(&world.state, &Arc::new(limited), world.now());
+    world.wait(0);
+    assert_eq!(world.log_start(), 2, "at least so many bytes stay");
+    assert_eq!(world.state.retained_bytes(), 8 * batch, "what goes is counted as it was appended");
 }
 
 #[test]
