@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 
 use crate::api::beyond_desks::NodeBeyondDesks;
+use crate::api::transactions::{NodeTransactions, send_ends};
 use crate::clock_guard::ClockGuard;
 use crate::cluster::balance::Balancer;
 use crate::cluster::bootstrap::{Bootstrap, BootstrapError, Local};
@@ -436,6 +437,7 @@ impl Broker {
         ));
         let beyond_desks = NodeBeyondDesks::new(&node);
         let _ = node.partitions.beyond_desks.set(Arc::new(beyond_desks));
+        let _ = node.partitions.transactions.set(Arc::new(NodeTransactions::new(&node)));
         let balancer = self.balance(&node);
         let registered = tokio::spawn({
             let (bootstrap, metadata) = (self.bootstrap.clone(), metadata.clone());
@@ -477,6 +479,7 @@ impl Broker {
         };
         let lag = tokio::spawn(groups::watch_lag(sources, settings.metrics.clone()));
         let transactions = tokio::spawn(watch_transactions(replicas.clone()));
+        let ends = tokio::spawn(send_ends(node.clone()));
         let stalled = tokio::spawn(quota::watch_stalled(node.budgets.clone(), stalled_after(settings)));
         let clocks = tokio::spawn(clock.watch());
         self.node.send_replace(Some(node.clone()));
@@ -514,6 +517,7 @@ impl Broker {
         lag.abort();
         slowest.abort();
         transactions.abort();
+        ends.abort();
         stalled.abort();
         clocks.abort();
         clients.abort_all();

@@ -9,6 +9,7 @@ use jangada_proto::v1::log_service_server::SERVICE_NAME as LOG;
 use jangada_proto::v1::metadata_service_server::SERVICE_NAME as METADATA;
 use jangada_proto::v1::queue_admin_service_server::SERVICE_NAME as QUEUE_ADMIN;
 use jangada_proto::v1::queue_service_server::SERVICE_NAME as QUEUES;
+use jangada_proto::v1::transaction_service_server::SERVICE_NAME as TRANSACTIONS;
 use tokio::time::Instant;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
@@ -22,7 +23,7 @@ const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 const PAUSE_FACTOR: u32 = 50;
 /// The services of client listeners.
-pub(crate) const SERVICES: [&str; 6] = [LOG, GROUPS, QUEUES, ADMIN, METADATA, QUEUE_ADMIN];
+pub(crate) const SERVICES: [&str; 7] = [LOG, GROUPS, TRANSACTIONS, QUEUES, ADMIN, METADATA, QUEUE_ADMIN];
 /// The name of the server as a whole in gRPC's health protocol.
 const WHOLE: &str = "";
 

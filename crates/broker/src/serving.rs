@@ -19,6 +19,7 @@ use jangada_proto::v1::log_service_server::LogServiceServer;
 use jangada_proto::v1::metadata_service_server::MetadataServiceServer;
 use jangada_proto::v1::queue_admin_service_server::QueueAdminServiceServer;
 use jangada_proto::v1::queue_service_server::QueueServiceServer;
+use jangada_proto::v1::transaction_service_server::TransactionServiceServer;
 use jangada_replication::transport;
 use jangada_types::limits::RESPONSE_BYTES_MAX;
 use tokio::sync::watch;
@@ -42,6 +43,7 @@ use crate::services::log::Log;
 use crate::services::metadata::MetadataOf;
 use crate::services::queue::Queues;
 use crate::services::queue_admin::QueueAdmin;
+use crate::services::transactions::Transactions;
 use crate::settings::BrokerSettings;
 
 /// The largest HTTP/2 DATA frame that clients may send. It is small beside a message: the first frame of a message may be copied,
@@ -172,8 +174,12 @@ fn contract(node: &Arc<Node>, request_max: usize) -> Router {
     let queue_admin = QueueAdminServiceServer::new(QueueAdmin { node: node.clone() })
         .max_decoding_message_size(request_max)
         .max_encoding_message_size(RESPONSE_BYTES_MAX);
+    let transactions = TransactionServiceServer::new(Transactions { node: node.clone() })
+        .max_decoding_message_size(request_max)
+        .max_encoding_message_size(RESPONSE_BYTES_MAX);
     Routes::new(log)
         .add_service(groups)
+        .add_service(transactions)
         .add_service(queues)
         .add_service(admin)
         .add_service(metadata)

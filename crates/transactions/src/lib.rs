@@ -66,3 +66,4 @@ pub use leader::{
 pub use outcome::Outcome;
 pub use producer::Producer;
 pub use reply::Reply;
+pub use rules::judge_id;

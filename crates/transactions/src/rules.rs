@@ -6,10 +6,22 @@ use std::sync::Arc;
 use jangada_types::{GroupId, Reason, Rejection};
 
 use crate::image::{Image, TransactionalId};
-use crate::limits::{BYTES_MAX, IDS_MAX, PARTICIPANTS_MAX};
+use crate::limits::{BYTES_MAX, ID_BYTES_MAX, IDS_MAX, PARTICIPANTS_MAX};
 use crate::outcome::Outcome;
 use crate::producer::Producer;
 use crate::size;
+
+/// Judges the text of a transactional id, as every request that names one does.
+///
+/// # Errors
+/// INVALID_TRANSACTIONAL_ID.
+pub fn judge_id(id: &str) -> Result<(), Rejection> {
+    if id.is_empty() || id.len() > ID_BYTES_MAX || id.chars().any(char::is_control) {
+        let what = format!("transactional id {id:?}: give 1 to {ID_BYTES_MAX} bytes without control characters");
+        return Err(Rejection::new(Reason::InvalidTransactionalId, what).with("limit", ID_BYTES_MAX));
+    }
+    Ok(())
+}
 
 /// The id's row.
 pub(crate) fn known<'a>(image: &'a Image, id: &str) -> Result<&'a TransactionalId, Rejection> {

@@ -12,6 +12,7 @@ use super::groups::GroupCoordinator;
 use super::produce::{self, Append, Patience, ReadyBatch};
 use super::queue_messages::{self, letters, peek, receive, send, settle};
 use super::resolve::QueueName;
+use super::transactions::{self, TransactionCoordinator};
 use super::{
     damage, group_list, metadata, offsets, partition_admin, partition_states, queue_depth, queue_expiry, resolve,
     schedules,
@@ -56,6 +57,10 @@ pub(crate) async fn answer(node: &Arc<Node>, question: &Call) -> Result<Option<A
         Call::SchedulesHere(asked) => Answer::SchedulesHere(schedules::of_this_broker(node, asked)),
         Call::CountQueue(asked) => Answer::CountQueue(queue_depth::of_this_broker(node, asked.queue).await),
         Call::AskUnused(asked) => Answer::AskUnused(queue_expiry::of_this_broker(node, asked.queue, asked.step)),
+        Call::ListTransactions(_) => Answer::ListTransactions(transactions::list_here(node).await?),
+        Call::JoinTransaction(wanted) => Answer::JoinTransaction(transactions::join_for_another(node, wanted).await?),
+        Call::EndTransactions(wanted) => Answer::EndTransactions(transactions::end_here(node, wanted.0.clone()).await),
+        Call::FindProducer(wanted) => Answer::FindProducer(transactions::find_producer_here(node, wanted).await),
         Call::ListBrokers(_) => {
             let image = node.metadata.image();
             Answer::ListBrokers(image.brokers().map(|broker| broker.id).collect())
@@ -142,6 +147,25 @@ pub(crate) async fn carry_out(
         Call::DeleteOffsets(wanted) => {
             let coordinator = GroupCoordinator::of(node, context, &wanted.group).await?;
             Answer::DeleteOffsets(coordinator.delete_offsets(wanted).await?)
+        }
+        Call::InitTransactions(wanted) => {
+            let coordinator = TransactionCoordinator::of(node, context, &wanted.id).await?;
+            Answer::InitTransactions(coordinator.init(wanted).await?)
+        }
+        Call::EndTransaction(wanted) => {
+            let coordinator = TransactionCoordinator::of(node, context, &wanted.id).await?;
+            Answer::EndTransaction(coordinator.end(wanted).await?)
+        }
+        Call::DescribeTransaction(wanted) => {
+            let coordinator = TransactionCoordinator::of(node, context, &wanted.id).await?;
+            Answer::DescribeTransaction(coordinator.describe(wanted).await?)
+        }
+        Call::AbortTransaction(wanted) => {
+            let coordinator = TransactionCoordinator::of(node, context, &wanted.id).await?;
+            Answer::AbortTransaction(coordinator.abort(wanted).await?)
+        }
+        Call::DescribeProducers(wanted) => {
+            Answer::DescribeProducers(transactions::describe_producers(node, context, wanted).await?)
         }
         Call::SendMessages(wanted) => {
             let queue = queue_messages::find(node, &QueueName::Id(wanted.at.queue))?;

@@ -5,28 +5,34 @@ use std::time::Duration;
 
 use jangada_controller::{Broker, Image, TopicKind, admission};
 use jangada_coordinator::limits::OFFSETS_PER_COMMIT_MAX;
-use jangada_coordinator::{Answer, CommandKind, Committed, Group, HeartbeatResponse, Subscription, TopicPartition};
-use jangada_types::{BrokerId, PartitionIndex, Reason, TopicId, partition_for_key, validate_topic_name};
+use jangada_coordinator::{
+    Answer, CommandKind, Committed, Group, HeartbeatResponse, StageRequest, Subscription, TopicPartition,
+    TransactionRef,
+};
+use jangada_transactions::Producer;
+use jangada_types::{BrokerId, PartitionIndex, Reason, TopicId, validate_topic_name};
 
 use super::call::Passable;
 use super::call::groups::{
     Commit, DeleteGroup, DeleteOffsets, DescribeGroup, GroupDescription, Heartbeat, MemberDescription, PartitionOffset,
     ReadOffsets,
 };
+use super::call::transactions::JoinTransaction;
 use super::context::RequestContext;
 use super::passing::{PASS_TIMEOUT, pass_on};
+use super::shards::{leader_of_shard, shard_of_name};
+use super::transactions;
 use crate::error::RequestError;
 use crate::groups::CoordinatorReplica;
 use crate::leader_lookup::Lead;
 use crate::node::Node;
 use crate::quota::Resource;
-use crate::replica::LEADER_RETRY;
 use crate::target::Target;
 
-/// How long finding a coordinator waits for its leader: shards may just have been created.
-const FIND_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a request waits for the version of the metadata that it asks for.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
+/// After this time a transaction with offsets may have ended.
+const STABLE_RETRY: Duration = Duration::from_millis(50);
 /// How long a commit waits for a topic that this broker does not know (yet).
 const TOPIC_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -41,10 +47,7 @@ pub(crate) async fn shard_of(node: &Node, group: &str) -> Result<Target, Request
             format!("group name {group:?}: the rules are those of topic names, and {error}"),
         )
     })?;
-    let topic = node.coordinator.get().await?;
-    let shards = u32::try_from(topic.partitions.len()).expect("a topic has few partitions");
-    let index = partition_for_key(group.as_bytes(), shards);
-    Ok(Target::of(&topic, index).expect("the index was chosen among the topic's"))
+    shard_of_name(node, group).await
 }
 
 /// The broker that coordinates a group, and the index of the shard that holds it. Any broker may be asked.
@@ -54,36 +57,7 @@ pub(crate) async fn shard_of(node: &Node, group: &str) -> Result<Target, Request
 pub(crate) async fn find_coordinator(node: &Node, group: &str) -> Result<(Broker, PartitionIndex), RequestError> {
     node.stopping.refuse()?;
     let shard = shard_of(node, group).await?;
-    let registry = node.registry();
-    let mut leaders = registry.leaders().watch();
-    let find = async {
-        loop {
-            leaders.borrow_and_update();
-            if node.replicas.has_lost_quorum(shard.group) {
-                // This broker cannot learn of the next leader; others may know it.
-                return None;
-            }
-            let leader = node.replicas.leader_of(shard.group).map(|(broker, _)| broker);
-            let image = node.metadata.image();
-            if let Some(leader) = leader.filter(|leader| registry.is_alive(*leader))
-                && let Some(broker) = image.broker(leader)
-            {
-                return Some(broker.clone());
-            }
-            if leaders.changed().await.is_err() {
-                return None;
-            }
-        }
-    };
-    let found = tokio::time::timeout(FIND_TIMEOUT, find).await;
-    let broker = found.ok().flatten().ok_or_else(|| {
-        let message = format!(
-            "group {group:?}: shard {} has no leader that broker {} knows of; see `jangada cluster health`",
-            shard.index,
-            node.broker()
-        );
-        RequestError::new(Reason::LeaderNotAvailable, message).retry_after(LEADER_RETRY)
-    })?;
+    let broker = leader_of_shard(node, &shard, ("group", group)).await?;
     Ok((broker, shard.index))
 }
 
@@ -219,14 +193,49 @@ impl<'a> GroupCoordinator<'a> {
             Lead::Here(replica) => replica,
             Lead::At(leader) => return self.pass_on(*leader, commit).await,
         };
-        let Commit { request, bytes } = commit;
+        let Commit {
+            request,
+            transaction,
+            bytes,
+        } = commit;
         let room = self.context.caller.try_take(Resource::Commits, bytes)?;
         self.node.groups.learn(&self.node.metadata.image());
-        let decided = replica.decide(Some(room), |leader, image, now| leader.commit(image, request, now));
+        let staged = match transaction {
+            Some(transaction) => Some(self.join(&request.group, transaction).await?),
+            None => None,
+        };
+        let decided = replica.decide(Some(room), |leader, image, now| match staged {
+            None => leader.commit(image, request, now),
+            Some(transaction) => {
+                let commit = request;
+                leader.stage_offsets(image, StageRequest { commit, transaction }, now)
+            }
+        });
         match decided.await? {
-            Answer::Committed => Ok(()),
+            Answer::Committed | Answer::Staged => Ok(()),
             other => Err(not_the_answer(&other)),
         }
+    }
+
+    /// Makes the group a part of the transaction before anything is staged, so that its end comes here.
+    async fn join(
+        &self,
+        group: &Arc<str>,
+        (id, producer): (Arc<str>, Producer),
+    ) -> Result<TransactionRef, RequestError> {
+        let join = JoinTransaction {
+            id,
+            producer,
+            partitions: Vec::new(),
+            groups: vec![group.clone()],
+            adds: true,
+            metadata_version: 0,
+        };
+        Ok(TransactionRef {
+            producer_id: producer.id,
+            epoch: producer.epoch,
+            seq: transactions::join(self.node, join).await?,
+        })
     }
 
     /// The group's offsets, at least as new as everything that was answered before.
@@ -237,6 +246,9 @@ impl<'a> GroupCoordinator<'a> {
         match &self.lead {
             Lead::Here(replica) => {
                 let group = replica.read(|state| state.shared_group(&wanted.group)).await?;
+                if let Some(group) = group.as_deref().filter(|_| wanted.require_stable) {
+                    check_stable(group, &wanted)?;
+                }
                 Ok(offsets_of(group.as_deref(), &wanted.partitions))
             }
             Lead::At(leader) => self.pass_on(*leader, wanted).await,
@@ -305,6 +317,22 @@ impl<'a> GroupCoordinator<'a> {
         match decided.await? {
             Answer::Deleted { count } => Ok(count),
             other => Err(not_the_answer(&other)),
+        }
+    }
+}
+
+/// Refuses offsets that an open transaction may replace.
+fn check_stable(group: &Group, wanted: &ReadOffsets) -> Result<(), RequestError> {
+    let is_wanted = |partition: &&TopicPartition| wanted.partitions.is_empty() || wanted.partitions.contains(partition);
+    let mut staged = group.pending.values().flat_map(|pending| pending.offsets.keys());
+    match staged.find(is_wanted) {
+        None => Ok(()),
+        Some(partition) => {
+            let message = format!(
+                "group {:?}: an open transaction has an offset of partition {} of topic {}; ask again after a moment",
+                wanted.group, partition.partition, partition.topic
+            );
+            Err(RequestError::new(Reason::UnstableOffsets, message).retry_after(STABLE_RETRY))
         }
     }
 }

@@ -12,7 +12,7 @@
 //! - [`resolve`]: the partition that a call names.
 //! - [`produce`]: the one way of a batch to its partition; [`producers`]: ids of producers.
 //! - [`fetch`]: reading; [`offsets`]: where.
-//! - [`groups`]: consumer groups.
+//! - [`groups`]: consumer groups. [`transactions`]: transactional ids; both are in the coordinator's [`shards`].
 //! - [`queue_messages`]: messages of queues, sent, handed out, and settled. [`queue_depth`]: how many there are, and what is done to all of
 //!   a partition; [`queue_redrive`]: to dead letters of all partitions.
 //! - [`schedules`]: schedules of queues.
@@ -55,4 +55,6 @@ pub(crate) mod queue_redrive;
 pub(crate) mod queues;
 pub(crate) mod resolve;
 pub(crate) mod schedules;
+mod shards;
 pub(crate) mod topics;
+pub(crate) mod transactions;

@@ -35,19 +35,39 @@ pub(super) async fn pass_on<R: Passable>(
     within: Duration,
 ) -> Result<R::Answer, RequestError> {
     debug_assert!(!matches!(context.route, Route::Passed(_)), "a call goes one hop");
-    let passed = node
-        .peers
-        .pass(leader, Some(context), request.into_call(), within)
-        .await;
+    let answer = pass(node, Some(context), (target, leader), request, within).await;
+    let outcome = answer.as_ref().err().map(|error| error.reason);
+    node.metrics.passed_on.count(R::OPERATION, outcome);
+    answer
+}
+
+/// Has the leader of a partition answer a question of this broker itself.
+///
+/// # Errors
+/// As [`pass_on`].
+pub(super) async fn ask_leader<R: Passable>(
+    node: &Node,
+    (target, leader): (&Target, BrokerId),
+    question: R,
+    within: Duration,
+) -> Result<R::Answer, RequestError> {
+    pass(node, None, (target, leader), question, within).await
+}
+
+async fn pass<R: Passable>(
+    node: &Node,
+    context: Option<&RequestContext>,
+    (target, leader): (&Target, BrokerId),
+    request: R,
+    within: Duration,
+) -> Result<R::Answer, RequestError> {
+    let passed = node.peers.pass(leader, context, request.into_call(), within).await;
     let answer = match passed.map(R::answer_in) {
         Ok(Some(answer)) => Ok(answer),
         Ok(None) => Err(PassError::Unanswered("it answered something else".to_owned())),
         Err(error) => Err(error),
     };
-    let answer = answer.map_err(|error| refusal(target, leader, error, R::OPERATION.changes()));
-    let outcome = answer.as_ref().err().map(|error| error.reason);
-    node.metrics.passed_on.count(R::OPERATION, outcome);
-    answer
+    answer.map_err(|error| refusal(target, leader, error, R::OPERATION.changes()))
 }
 
 /// Asks another broker what it knows, for this broker itself. None: it does not say, or not in time.

@@ -73,7 +73,7 @@ impl Opener {
             TopicKind::Coordinator => {
                 let shard = self.groups.empty_shard((opening.group, name.clone()));
                 let publisher = DrivenPublisher(shard.clone());
-                let front = |hosted| CoordinatorReplica::new(hosted, shard);
+                let front = |hosted| CoordinatorReplica::new(hosted, shard, self.groups.endings.clone());
                 let opened = self.replicas.open(id, (&groups::KIND, name), publisher.erased(), front);
                 opened.await.map(drop)
             }

@@ -1,25 +1,30 @@
 //! What happens to groups and transactional ids, in the log and the counters of the broker that leads their shard, for people who ask later:
 //! why a member is gone, where offsets went, what could not be done.
 
+use std::sync::Arc;
+
 use jangada_coordinator::{self as coordinator, Event};
 use jangada_shard::{self as shard, ShardLeader};
 use jangada_transactions as transactions;
 
+use super::endings::Endings;
 use crate::metrics::{GroupMetrics, REPLACED};
 use crate::replica::{Observer, ReplicaName};
 
 /// Writes the events of the shards that are led here to the log, and counts them.
 pub(super) struct EventLog {
     pub metrics: GroupMetrics,
+    pub endings: Arc<Endings>,
 }
 
 impl Observer<ShardLeader> for EventLog {
     fn took_effect(&self, command: &shard::Command) {
-        if matches!(
-            command,
-            shard::Command::Group(coordinator::Command::CommitOffsets { .. })
-        ) {
-            self.metrics.commits.inc();
+        match command {
+            shard::Command::Group(coordinator::Command::CommitOffsets { .. }) => {
+                self.metrics.commits.inc();
+            }
+            shard::Command::Group(_) => {}
+            shard::Command::Transaction(command) => self.endings.took_effect(command),
         }
     }
 

@@ -13,20 +13,18 @@
 //! - [`creation`]: the topic that they are partitions of, which is created for the first who asks.
 //! - [`lag`]: how far the groups are behind.
 //! - [`slowest`]: who lags most, for the leaders of partitions that bound it.
+//! - [`endings`]: the ends of transactions that are under way.
 //! - [`events`]: what people may ask about later, in the log and the counters.
 //!
 //! The rules are in `jangada-coordinator`, which is pure; [`crate::replica::Driver`] runs them, as those of any machine.
 
 mod creation;
+mod endings;
 mod events;
 mod lag;
 mod replica;
 mod shared;
 mod slowest;
-#[expect(
-    dead_code,
-    reason = "the services and tasks of transactions come with the next change"
-)]
 mod transactional;
 
 pub(crate) use creation::CoordinatorTopic;

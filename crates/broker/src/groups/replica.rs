@@ -8,6 +8,7 @@ use jangada_shard::{self as shard, ShardLeader};
 use jangada_types::{Offset, Reason, Rejection};
 
 use super::COORDINATOR_REPLICAS;
+use super::endings::Endings;
 use super::slowest::{BoundedTopic, SlowestByPartition, slowest_of};
 use crate::error::RequestError;
 use crate::quota::Holding;
@@ -34,12 +35,14 @@ pub(super) type GroupOffsets = (Arc<str>, Vec<(TopicPartition, Offset)>);
 pub(crate) struct CoordinatorReplica {
     pub hosted: Arc<Hosted>,
     pub(super) driver: Driver<ShardLeader>,
+    pub(super) endings: Arc<Endings>,
 }
 
 impl CoordinatorReplica {
-    pub fn new(hosted: Arc<Hosted>, driven: Arc<Driven<ShardLeader>>) -> Self {
+    pub fn new(hosted: Arc<Hosted>, driven: Arc<Driven<ShardLeader>>, endings: Arc<Endings>) -> Self {
         Self {
             driver: Driver::new(hosted.clone(), driven),
+            endings,
             hosted,
         }
     }

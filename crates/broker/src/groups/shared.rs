@@ -8,6 +8,7 @@ use jangada_shard::{ShardLeader, Surroundings};
 use jangada_storage::Store;
 use jangada_types::GroupId;
 
+use super::endings::Endings;
 use super::events::EventLog;
 use super::replica::KIND;
 use crate::cluster::metadata::Metadata;
@@ -21,6 +22,8 @@ pub(crate) struct Shared {
     driving: Arc<DriverShared<ShardLeader>>,
     /// Those of all shards.
     surroundings: Arc<SurroundingsCell<Surroundings>>,
+    /// The ends of transactions that are under way here.
+    pub endings: Arc<Endings>,
 }
 
 impl Shared {
@@ -48,13 +51,19 @@ impl Shared {
                 expiration_ms: transactions.id_expiration_ms,
             }),
         };
+        let endings = Arc::new(Endings::default());
+        let observer = Box::new(EventLog {
+            metrics,
+            endings: endings.clone(),
+        });
         Self {
             driving: Arc::new(DriverShared {
                 timers,
                 store,
                 read_pool,
-                observer: Box::new(EventLog { metrics }),
+                observer,
             }),
+            endings,
             surroundings: SurroundingsCell::new(surroundings),
         }
     }

@@ -1,15 +1,21 @@
 //! What a shard's replica decides about transactional ids, and the markers that its leader has to send.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use jangada_shard::{self as shard, ShardLeader};
 use jangada_transactions::{Acknowledgment, Answer, Image, Leader, Now, Outgoing, Step};
 use jangada_types::{Reason, Rejection};
+use tokio::time::Instant;
 
 use super::CoordinatorReplica;
 use crate::error::RequestError;
 use crate::quota::Holding;
 
 /// After this time the markers of a transaction should be written.
-const ENDING_RETRY: std::time::Duration = std::time::Duration::from_millis(20);
+const ENDING_RETRY: Duration = Duration::from_millis(20);
+/// How often who waits for the end of a transaction looks by itself.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 impl CoordinatorReplica {
     /// Decides a request about a transactional id, and proposes what it takes, until there is an answer.
@@ -21,7 +27,7 @@ impl CoordinatorReplica {
         room: Option<Holding>,
         request: impl Fn(&mut Leader, &Image, Now) -> Step,
     ) -> Result<Answer, RequestError> {
-        let room = std::sync::Arc::new(room);
+        let room = Arc::new(room);
         let decide = || {
             let of_ids = |leader: &mut ShardLeader, shard: &_, now| leader.transactions(shard, now, &request);
             self.driver.decide(room.clone(), of_ids)
@@ -44,25 +50,72 @@ impl CoordinatorReplica {
         self.driver.read(|shard| read(&shard.transactions)).await
     }
 
-    /// Whether all markers of a transaction are written, as this replica has it.
-    pub fn is_complete(&self, id: &str, seq: u64) -> bool {
-        let is_complete = |image: &Image| image.id(id).is_none_or(|row| row.is_complete(seq));
-        self.driver.with_machine(|shard| is_complete(&shard.transactions))
+    /// Whether there are transactional ids here, of which something may have to be sent.
+    pub fn has_transactions(&self) -> bool {
+        self.driver.with_machine(|shard| !shard.transactions.is_empty())
     }
 
-    /// The markers that are to be sent now, at most `max`, and the time at which the next ones are due on the monotonic clock. None: this
-    /// replica does not lead.
-    pub fn take_outgoing(&self, max: usize) -> Option<(Vec<Outgoing>, Option<u64>)> {
+    /// Waits until all markers of a transaction are written, at most so long. True: they are.
+    pub async fn await_written(&self, id: &Arc<str>, seq: u64, within: Duration) -> bool {
+        let is_complete = |image: &Image| image.id(id).is_none_or(|row| row.is_complete(seq));
+        let is_written = || {
+            // What becomes of it after another broker leads is seen in the state.
+            self.driver.with_machine(|shard| is_complete(&shard.transactions))
+                || self
+                    .driver
+                    .with_leader(|leader, _, _| leader.outbox().is_written(id, seq))
+                    == Some(true)
+        };
+        self.await_end(id, is_written, within).await
+    }
+
+    /// Waits until no transaction of an id is being ended, so that the next one may begin, at most so long. True: so it is.
+    pub async fn await_idle(&self, id: &Arc<str>, within: Duration) -> bool {
+        let is_being_ended = |image: &Image| image.id(id).is_some_and(|row| row.state.is_prepare());
+        let is_idle = || !self.driver.with_machine(|shard| is_being_ended(&shard.transactions));
+        self.await_end(id, is_idle, within).await
+    }
+
+    async fn await_end(&self, id: &Arc<str>, is_there: impl Fn() -> bool, within: Duration) -> bool {
+        let deadline = Instant::now() + within;
+        let watching = self.endings.watch(id);
+        loop {
+            let changed = watching.changed();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if is_there() {
+                return true;
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                return false;
+            }
+            // Of what another leader does nobody is woken.
+            let _ = tokio::time::timeout_at(deadline.min(now + LOOK_EVERY), changed).await;
+        }
+    }
+
+    /// The markers that are to be sent now, at most `max`, and the time until the next ones are due. None: this replica does not lead.
+    pub fn take_outgoing(&self, max: usize) -> Option<(Vec<Outgoing>, Option<Duration>)> {
         self.driver.with_leader(|leader, _, now| {
             let outgoing = leader.outbox().take_outgoing(now, max);
-            (outgoing, leader.outbox().next_outgoing())
+            let next_ms = leader.outbox().next_outgoing();
+            let until = |next_ms: u64| Duration::from_millis(next_ms.saturating_sub(now.monotonic_ms));
+            (outgoing, next_ms.map(until))
         })
     }
 
     /// Takes what became of markers.
     pub async fn acknowledge(&self, acknowledgments: Vec<Acknowledgment>) -> Result<(), RequestError> {
         let acknowledge = |leader: &mut ShardLeader, shard: &_, now| {
-            let take = |leader: &mut Leader, image: &Image, now| leader.acknowledge(image, &acknowledgments, now);
+            let take = |leader: &mut Leader, image: &Image, now| {
+                let step = leader.acknowledge(image, &acknowledgments, now);
+                let written = acknowledgments
+                    .iter()
+                    .filter(|acknowledgment| leader.is_written(&acknowledgment.id, acknowledgment.seq));
+                written.for_each(|acknowledgment| self.endings.changed(&acknowledgment.id));
+                step
+            };
             leader.transactions(shard, now, take)
         };
         self.driver.decide((), acknowledge).await?.map(drop).map_err(refused)

@@ -65,10 +65,6 @@ pub(crate) enum Standing {
     /// It is open, or being ended: its marker will come.
     Open,
     /// No coordinator knows it any more, or it has gone on to a later one: no marker will come.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "the coordinators of transactional ids are not hosted yet")
-    )]
     Gone,
 }
 

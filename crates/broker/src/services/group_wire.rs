@@ -8,11 +8,16 @@ use jangada_coordinator::{
     OffsetCommit, PartitionSet, Subscription, TopicPartition,
 };
 use jangada_proto::v1;
+use jangada_transactions::Producer;
 use jangada_types::{BrokerId, LeaderEpoch, Offset, Reason, TopicId};
 
-use crate::api::call::groups::{GroupDescription, Heartbeat, MemberDescription, PartitionOffset};
+use super::transaction_wire::producer_of;
+use crate::api::call::groups::{Commit, GroupDescription, Heartbeat, MemberDescription, PartitionOffset};
 use crate::api::resolve::{self, TopicRef};
 use crate::error::RequestError;
+
+/// A transactional id, and its producer at the epoch of the transaction.
+type OfTransaction = (Arc<str>, Producer);
 
 /// What stands for the offset of a partition in which nothing was committed.
 const NO_OFFSET: i64 = -1;
@@ -229,7 +234,12 @@ fn subscription_of(subscription: &v1::Subscription) -> Subscription {
     Subscription::new(subscription.topics.iter().map(String::as_str), pattern)
 }
 
-pub(crate) fn commit_of(image: &Image, request: v1::CommitOffsetsRequest) -> Result<CommitRequest, RequestError> {
+/// A commit, and the transaction that it is part of.
+pub(crate) fn commit_of(
+    image: &Image,
+    request: v1::CommitOffsetsRequest,
+) -> Result<(CommitRequest, Option<OfTransaction>), RequestError> {
+    let transaction = request.transaction.map(transaction_of).transpose()?;
     let offsets = request.offsets.into_iter().map(|offset| {
         Ok(OffsetCommit {
             partition: partition(image, offset.partition.as_ref())?,
@@ -238,14 +248,33 @@ pub(crate) fn commit_of(image: &Image, request: v1::CommitOffsetsRequest) -> Res
             metadata: offset.metadata.into(),
         })
     });
-    Ok(CommitRequest {
+    let commit = CommitRequest {
         group: request.group.into(),
         member: (!request.member_id.is_empty()).then(|| (request.member_id.into(), request.member_epoch)),
         offsets: offsets.collect::<Result<_, RequestError>>()?,
-    })
+    };
+    Ok((commit, transaction))
 }
 
-pub(crate) fn commit_to(image: &Image, commit: CommitRequest) -> v1::CommitOffsetsRequest {
+fn transaction_of(transaction: v1::OffsetsTransaction) -> Result<OfTransaction, RequestError> {
+    let producer = producer_of(transaction.producer_id, transaction.producer_epoch)?;
+    Ok((transaction.transactional_id.into(), producer))
+}
+
+fn transaction_to((id, producer): OfTransaction) -> v1::OffsetsTransaction {
+    v1::OffsetsTransaction {
+        transactional_id: id.to_string(),
+        producer_id: producer.id.get(),
+        producer_epoch: producer.epoch.get().into(),
+    }
+}
+
+pub(crate) fn commit_to(image: &Image, commit: Commit) -> v1::CommitOffsetsRequest {
+    let Commit {
+        request: commit,
+        transaction,
+        bytes: _,
+    } = commit;
     let offsets = commit.offsets.into_iter().map(|offset| v1::PartitionOffset {
         partition: Some(partition_to(image, offset.partition)),
         offset: offset.offset.get(),
@@ -259,7 +288,7 @@ pub(crate) fn commit_to(image: &Image, commit: CommitRequest) -> v1::CommitOffse
         member_id: member_id.to_string(),
         member_epoch,
         offsets: offsets.collect(),
-        ..Default::default()
+        transaction: transaction.map(transaction_to),
     }
 }
 
@@ -377,7 +406,7 @@ fn member_of(member: v1::GroupMember) -> Result<MemberDescription, RequestError>
 }
 
 /// A partition in an answer of another broker, which names it by its topic's id.
-fn partition_of(partition: Option<&v1::TopicPartition>) -> Result<TopicPartition, RequestError> {
+pub(super) fn partition_of(partition: Option<&v1::TopicPartition>) -> Result<TopicPartition, RequestError> {
     let partition = partition.ok_or_else(|| invalid("a partition is missing"))?;
     Ok(TopicPartition::new(topic_id(&partition.topic_id)?, partition.partition))
 }

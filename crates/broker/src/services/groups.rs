@@ -71,8 +71,13 @@ impl Groups {
             .filter_map(|partition| TopicId::from_slice(&partition.topic_id))
             .collect();
         let image = coordinator.begin_commit(&ids).await?;
-        let request = wire::commit_of(&image, request)?;
-        coordinator.commit(Commit { request, bytes }).await?;
+        let (request, transaction) = wire::commit_of(&image, request)?;
+        let commit = Commit {
+            request,
+            transaction,
+            bytes,
+        };
+        coordinator.commit(commit).await?;
         Ok(CommitOffsetsResponse {})
     }
 
@@ -82,6 +87,7 @@ impl Groups {
         let image = self.node.metadata.image();
         let wanted = ReadOffsets {
             partitions: wire::partitions_of(&image, &request.partitions).collect::<Result<_>>()?,
+            require_stable: request.require_stable,
             group: request.group.into(),
         };
         let offsets = coordinator.offsets(wanted).await?;

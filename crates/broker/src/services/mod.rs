@@ -17,6 +17,8 @@ mod passed_queue_admin;
 #[cfg(test)]
 mod passed_queue_tests;
 mod passed_queues;
+#[cfg(test)]
+mod passed_transaction_tests;
 mod passed_wire;
 #[cfg(test)]
 mod passed_wire_tests;
@@ -30,4 +32,6 @@ mod queue_wire;
 mod record_wire;
 mod schedule_wire;
 pub(crate) mod status;
+mod transaction_wire;
+pub(crate) mod transactions;
 mod unanswered;

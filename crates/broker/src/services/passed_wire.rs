@@ -8,8 +8,8 @@ use jangada_controller::Image;
 use jangada_proto::internal::forward_request::Call as Message;
 use jangada_proto::internal::forward_response::Answer as AnswerMessage;
 use jangada_proto::internal::{
-    AwaitBytesResponse, CountQueueResponse, KnowsLeadersRequest, KnowsLeadersResponse, ListBrokersRequest,
-    ListBrokersResponse,
+    AwaitBytesResponse, CountQueueResponse, JoinTransactionResponse, KnowsLeadersRequest, KnowsLeadersResponse,
+    ListBrokersRequest, ListBrokersResponse,
 };
 use jangada_proto::v1;
 use jangada_types::{BrokerId, LeaderEpoch, Offset, PartitionIndex, QueueId, Reason};
@@ -22,12 +22,14 @@ use super::passed_queues as queues;
 use super::queue_wire;
 use super::record_wire::{self as records, invalid};
 use super::schedule_wire as schedules;
+use super::transaction_wire as transactions;
 use crate::api::call::admin::{NewLeader, TransferLeader, TrimPartition};
 use crate::api::call::cluster::{DescribeDamage, DescribePartitions, KnowsLeaders, ListBrokers, ListGroups};
 use crate::api::call::groups::{Commit, DeleteGroup, DeleteOffsets, DescribeGroup, ReadOffsets};
 use crate::api::call::queue_admin::{CountQueue, ListDead, PurgeDead, RedriveDead};
 use crate::api::call::queues::{Cancelled, Received};
 use crate::api::call::records::{AppendBatch, AwaitBytes, FindOffset, ReadBatches};
+use crate::api::call::transactions::{AbortTransaction, DescribeProducers, DescribeTransaction, ListTransactions};
 use crate::api::call::{Answer, Call};
 use crate::api::resolve;
 use crate::error::RequestError;
@@ -81,11 +83,11 @@ pub(super) fn call_to(image: &Image, call: Call) -> Message {
             isolation: records::isolation_to(wanted.isolation),
         }),
         Call::Heartbeat(heartbeat) => Message::Heartbeat(groups::heartbeat_to(image, heartbeat)),
-        Call::Commit(commit) => Message::CommitOffsets(groups::commit_to(image, commit.request)),
+        Call::Commit(commit) => Message::CommitOffsets(groups::commit_to(image, commit)),
         Call::ReadOffsets(wanted) => Message::FetchOffsets(v1::FetchOffsetsRequest {
             group: wanted.group.to_string(),
             partitions: groups::partitions_to(image, wanted.partitions),
-            ..Default::default()
+            require_stable: wanted.require_stable,
         }),
         Call::DescribeGroup(wanted) => Message::DescribeGroup(v1::DescribeGroupRequest {
             group: wanted.group.to_string(),
@@ -135,6 +137,21 @@ pub(super) fn call_to(image: &Image, call: Call) -> Message {
         Call::PutSchedule(wanted) => Message::PutSchedule(schedules::pass_put_to(wanted)),
         Call::DeleteSchedule(wanted) => Message::DeleteSchedule(schedules::pass_delete_to(wanted)),
         Call::SchedulesHere(wanted) => Message::ListSchedules(schedules::here_to(wanted)),
+        Call::InitTransactions(wanted) => Message::InitTransactions(transactions::init_to(&wanted)),
+        Call::EndTransaction(wanted) => Message::EndTransaction(transactions::end_to(&wanted)),
+        Call::DescribeTransaction(wanted) => Message::DescribeTransaction(v1::DescribeTransactionRequest {
+            transactional_id: wanted.id.to_string(),
+        }),
+        Call::AbortTransaction(wanted) => Message::AbortTransaction(v1::AbortTransactionRequest {
+            transactional_id: wanted.id.to_string(),
+        }),
+        Call::ListTransactions(_) => Message::ListTransactions(v1::ListTransactionsRequest::default()),
+        Call::DescribeProducers(wanted) => Message::DescribeProducers(v1::DescribeProducersRequest {
+            partition: Some(names::partition_to(&wanted.partition)),
+        }),
+        Call::JoinTransaction(wanted) => Message::JoinTransaction(transactions::join_to(wanted)),
+        Call::EndTransactions(wanted) => Message::EndTransactions(transactions::ends_to(wanted)),
+        Call::FindProducer(wanted) => Message::FindProducer(transactions::find_to(&wanted)),
         Call::CountQueue(asked) => Message::CountQueue(v1::DescribeQueueRequest {
             queue_id: queue_admin::id_to(asked.queue),
             ..v1::DescribeQueueRequest::default()
@@ -184,11 +201,16 @@ pub(super) fn call_of(image: &Image, message: Message, client_host: Arc<str>) ->
         Message::Heartbeat(request) => Call::Heartbeat(groups::heartbeat_of(request, client_host)?),
         Message::CommitOffsets(request) => {
             let bytes = room_for(&request);
-            let request = groups::commit_of(image, request)?;
-            Call::Commit(Commit { request, bytes })
+            let (request, transaction) = groups::commit_of(image, request)?;
+            Call::Commit(Commit {
+                request,
+                transaction,
+                bytes,
+            })
         }
         Message::FetchOffsets(request) => Call::ReadOffsets(ReadOffsets {
             partitions: groups::partitions_of(image, &request.partitions).collect::<Result<_, _>>()?,
+            require_stable: request.require_stable,
             group: request.group.into(),
         }),
         Message::DescribeGroup(request) => Call::DescribeGroup(DescribeGroup {
@@ -227,6 +249,21 @@ pub(super) fn call_of(image: &Image, message: Message, client_host: Arc<str>) ->
         Message::PutSchedule(message) => Call::PutSchedule(schedules::pass_put_of(message)?),
         Message::DeleteSchedule(message) => Call::DeleteSchedule(schedules::pass_delete_of(message)?),
         Message::ListSchedules(message) => Call::SchedulesHere(schedules::here_of(message)?),
+        Message::InitTransactions(request) => Call::InitTransactions(transactions::init_of(request)?),
+        Message::EndTransaction(request) => Call::EndTransaction(transactions::end_of(request)?),
+        Message::DescribeTransaction(request) => Call::DescribeTransaction(DescribeTransaction {
+            id: request.transactional_id.into(),
+        }),
+        Message::AbortTransaction(request) => Call::AbortTransaction(AbortTransaction {
+            id: request.transactional_id.into(),
+        }),
+        Message::ListTransactions(_) => Call::ListTransactions(ListTransactions),
+        Message::DescribeProducers(request) => Call::DescribeProducers(DescribeProducers {
+            partition: names::partition(request.partition)?,
+        }),
+        Message::JoinTransaction(message) => Call::JoinTransaction(transactions::join_of(message)?),
+        Message::EndTransactions(message) => Call::EndTransactions(transactions::ends_of(message)?),
+        Message::FindProducer(message) => Call::FindProducer(transactions::find_of(&message)),
         Message::CountQueue(asked) => Call::CountQueue(CountQueue {
             queue: QueueId::from_slice(&asked.queue_id).ok_or_else(|| invalid("a queue is counted by its id"))?,
         }),
@@ -340,6 +377,17 @@ pub(super) fn answer_to(image: &Image, group: &str, answer: Answer) -> AnswerMes
         Answer::PutSchedule(put) => AnswerMessage::PutSchedule(schedules::put_to((PartitionIndex(0), put))),
         Answer::DeleteSchedule(()) => AnswerMessage::DeleteSchedule(v1::DeleteScheduleResponse {}),
         Answer::SchedulesHere(found) => AnswerMessage::ListSchedules(schedules::here_answer_to(found)),
+        Answer::InitTransactions(producer) => AnswerMessage::InitTransactions(transactions::initialized_to(producer)),
+        Answer::EndTransaction(ended) => AnswerMessage::EndTransaction(transactions::ended_to(ended)),
+        Answer::DescribeTransaction(described) => {
+            AnswerMessage::DescribeTransaction(transactions::described_to(image, described))
+        }
+        Answer::AbortTransaction(aborted) => AnswerMessage::AbortTransaction(v1::AbortTransactionResponse { aborted }),
+        Answer::ListTransactions(list) => AnswerMessage::ListTransactions(transactions::list_to(image, list)),
+        Answer::DescribeProducers(producers) => AnswerMessage::DescribeProducers(transactions::producers_to(producers)),
+        Answer::JoinTransaction(seq) => AnswerMessage::JoinTransaction(JoinTransactionResponse { seq }),
+        Answer::EndTransactions(deliveries) => AnswerMessage::EndTransactions(transactions::deliveries_to(deliveries)),
+        Answer::FindProducer(found) => AnswerMessage::FindProducer(transactions::found_to(found)),
         Answer::CountQueue(depths) => AnswerMessage::CountQueue(CountQueueResponse {
             partitions: depths
                 .into_iter()
@@ -403,6 +451,20 @@ pub(super) fn answer_of(message: AnswerMessage) -> Result<Answer, RequestError> 
         AnswerMessage::PutSchedule(response) => Answer::PutSchedule(schedules::pass_answer_of(&response)),
         AnswerMessage::DeleteSchedule(v1::DeleteScheduleResponse {}) => Answer::DeleteSchedule(()),
         AnswerMessage::ListSchedules(response) => Answer::SchedulesHere(schedules::here_answer_of(response)?),
+        AnswerMessage::InitTransactions(response) => Answer::InitTransactions(transactions::producer_of(
+            response.producer_id,
+            response.producer_epoch,
+        )?),
+        AnswerMessage::EndTransaction(response) => Answer::EndTransaction(transactions::ended_of(&response)?),
+        AnswerMessage::DescribeTransaction(response) => {
+            Answer::DescribeTransaction(transactions::described_of(response)?)
+        }
+        AnswerMessage::AbortTransaction(response) => Answer::AbortTransaction(response.aborted),
+        AnswerMessage::ListTransactions(response) => Answer::ListTransactions(transactions::list_of(response)?),
+        AnswerMessage::DescribeProducers(response) => Answer::DescribeProducers(transactions::producers_of(response)?),
+        AnswerMessage::JoinTransaction(response) => Answer::JoinTransaction(response.seq),
+        AnswerMessage::EndTransactions(response) => Answer::EndTransactions(transactions::deliveries_of(&response)),
+        AnswerMessage::FindProducer(response) => Answer::FindProducer(transactions::found_of(response)),
         AnswerMessage::CountQueue(response) => {
             Answer::CountQueue(response.partitions.into_iter().map(queue_admin::depth_of).collect())
         }

@@ -10,6 +10,7 @@ use jangada_coordinator::{
     Assignor, CommitRequest, Committed, Epoch, GroupState, HeartbeatRequest, HeartbeatResponse, Holding, MemberState,
     OffsetCommit, PartitionSet, Subscription, TopicPartition,
 };
+use jangada_transactions::Producer;
 use jangada_types::{
     BrokerId, Incarnation, LeaderEpoch, Offset, PartitionIndex, ProducerId, QueueId, ReplicaId, TopicId,
 };
@@ -156,11 +157,13 @@ fn calls() -> Vec<Call> {
                 member: Some(("m-1".into(), 3)),
                 offsets: vec![offset],
             },
+            transaction: Some(("transfers".into(), Producer::first(ProducerId(7)))),
             bytes: 0,
         }),
         Call::ReadOffsets(ReadOffsets {
             group: group.clone(),
             partitions: partitions().iter().collect(),
+            require_stable: true,
         }),
         Call::DescribeGroup(DescribeGroup { group: group.clone() }),
         Call::DeleteGroup(DeleteGroup { group: group.clone() }),

@@ -112,6 +112,11 @@ impl Leader {
         self.outbox.next_due()
     }
 
+    /// Whether all markers of a decided transaction are written, though it may not be complete yet.
+    pub fn is_written(&self, id: &str, seq: u64) -> bool {
+        self.outbox.is_written(id, seq)
+    }
+
     /// Number of markers that are not acknowledged.
     pub fn waiting_markers(&self) -> usize {
         self.outbox.len()

@@ -10,7 +10,7 @@ use super::timers::end;
 use super::{Decision, Leader};
 use crate::command::Command;
 use crate::image::{Image, TransactionState, TransactionalId};
-use crate::limits::{ID_BYTES_MAX, PARTICIPANTS_MAX};
+use crate::limits::PARTICIPANTS_MAX;
 use crate::outcome::Outcome;
 use crate::rules;
 
@@ -24,7 +24,7 @@ impl Leader {
             holder,
             fresh,
         } = request;
-        judge_id(id)?;
+        rules::judge_id(id)?;
         let timeout_ms = self.judge_timeout(*timeout_ms)?;
         let init = |from, next, is_by_holder| {
             let command = Command::Init {
@@ -223,14 +223,6 @@ fn answer_again(
         seq,
         is_complete: row.is_complete(seq),
     }))
-}
-
-fn judge_id(id: &str) -> Result<(), Rejection> {
-    if id.is_empty() || id.len() > ID_BYTES_MAX || id.chars().any(char::is_control) {
-        let what = format!("transactional id {id:?}: give 1 to {ID_BYTES_MAX} bytes without control characters");
-        return Err(Rejection::new(Reason::InvalidTransactionalId, what).with("limit", ID_BYTES_MAX));
-    }
-    Ok(())
 }
 
 fn judge_participants(request: &JoinRequest) -> Result<(), Rejection> {

@@ -6,6 +6,7 @@ use jangada_coordinator::{
     Assignor, CommitRequest, Committed, Epoch, GroupState, HeartbeatRequest, Holding, MemberState, PartitionSet,
     Subscription, TopicPartition,
 };
+use jangada_transactions::Producer;
 use jangada_types::BrokerId;
 
 /// A member says that it is alive, joins, or leaves. The answer to one that has left is none.
@@ -22,6 +23,8 @@ pub(crate) struct Heartbeat {
 #[derive(Debug)]
 pub(crate) struct Commit {
     pub request: CommitRequest,
+    /// The offsets are part of the open transaction of this id, whose producer has this epoch.
+    pub transaction: Option<(Arc<str>, Producer)>,
     /// What the request takes in memory until Raft lets go of its command, bytes.
     pub bytes: usize,
 }
@@ -32,6 +35,8 @@ pub(crate) struct ReadOffsets {
     pub group: Arc<str>,
     /// The partitions that are asked for, in the order of the answer; none: all that have an offset.
     pub partitions: Vec<TopicPartition>,
+    /// Refuse instead of giving offsets that an open transaction may replace.
+    pub require_stable: bool,
 }
 
 /// The offset of a group in one partition.

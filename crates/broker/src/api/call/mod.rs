@@ -7,6 +7,7 @@
 //! - [`admin`]: what only the leader of a partition can do to it.
 //! - [`queue_admin`]: what is done to all messages of a queue in a partition, and how many it has there.
 //! - [`schedules`]: schedules of queues.
+//! - [`transactions`]: transactional ids, and what brokers ask each other to make and end transactions.
 //! - [`cluster`]: what brokers ask each other by themselves, and what is gathered from all of them.
 
 pub(crate) mod admin;
@@ -16,8 +17,11 @@ pub(crate) mod queue_admin;
 pub(crate) mod queues;
 pub(crate) mod records;
 pub(crate) mod schedules;
+pub(crate) mod transactions;
 
 use jangada_coordinator::HeartbeatResponse;
+use jangada_log::ProducerState;
+use jangada_transactions::Producer;
 use jangada_types::{BrokerId, Offset, PartitionIndex};
 
 use self::admin::{NewLeader, TransferLeader, TrimPartition};
@@ -36,6 +40,11 @@ use self::queues::{
 };
 use self::records::{AppendBatch, AwaitBytes, FindOffset, FoundOffset, Produced, ReadBatches};
 use self::schedules::{DeleteSchedule, PartitionSchedules, PutSchedule, SchedulesHere};
+use self::transactions::{
+    AbortTransaction, DescribeProducers, DescribeTransaction, EndDeliveries, EndTransaction, EndTransactions,
+    FindProducer, InitTransactions, JoinTransaction, ListTransactions, ProducerFound, TransactionDescription,
+    TransactionEnded, TransactionList,
+};
 use super::operation::Operation;
 use crate::partition::Fetched;
 use crate::queues::ScheduleIsPut;
@@ -128,7 +137,16 @@ passable! {
     PurgeDead(PurgeDead) => DeadDone, of PurgeDead;
     PutSchedule(PutSchedule) => ScheduleIsPut, of PutSchedule;
     DeleteSchedule(DeleteSchedule) => (), of DeleteSchedule;
+    InitTransactions(InitTransactions) => Producer, of InitTransactions;
+    EndTransaction(EndTransaction) => TransactionEnded, of EndTransaction;
+    DescribeTransaction(DescribeTransaction) => TransactionDescription, of DescribeTransaction;
+    AbortTransaction(AbortTransaction) => bool, of AbortTransaction;
+    DescribeProducers(DescribeProducers) => Vec<ProducerState>, of DescribeProducers;
     // What a broker asks by itself.
+    ListTransactions(ListTransactions) => TransactionList, of ListTransactions;
+    JoinTransaction(JoinTransaction) => u64, of Produce;
+    EndTransactions(EndTransactions) => EndDeliveries, of EndTransaction;
+    FindProducer(FindProducer) => ProducerFound, of DescribeProducers;
     SchedulesHere(SchedulesHere) => Vec<PartitionSchedules>, of ListSchedules;
     CountQueue(CountQueue) => Vec<(PartitionIndex, QueueDepth)>, of DescribeQueue;
     AskUnused(AskUnused) => Vec<(PartitionIndex, bool)>, of DeleteQueue;
