@@ -69,7 +69,7 @@ impl Node {
         let groups = groups::Shared::new(
             (&settings.groups, &settings.transactions),
             timers,
-            metrics.groups.clone(),
+            (metrics.groups.clone(), metrics.transactions.clone()),
             reads,
         );
         let budgets = Budgets::new(&settings.limits, metrics.quota.clone());

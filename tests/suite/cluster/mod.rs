@@ -84,4 +84,5 @@ mod slow_disk;
 mod space;
 mod stalled_streams;
 mod stream_credit;
+mod transactions;
 mod up;

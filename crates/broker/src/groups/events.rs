@@ -8,12 +8,13 @@ use jangada_shard::{self as shard, ShardLeader};
 use jangada_transactions as transactions;
 
 use super::endings::Endings;
-use crate::metrics::{GroupMetrics, REPLACED};
+use crate::metrics::{GroupMetrics, REPLACED, TransactionMetrics};
 use crate::replica::{Observer, ReplicaName};
 
 /// Writes the events of the shards that are led here to the log, and counts them.
 pub(super) struct EventLog {
     pub metrics: GroupMetrics,
+    pub transactions: TransactionMetrics,
     pub endings: Arc<Endings>,
 }
 
@@ -24,7 +25,12 @@ impl Observer<ShardLeader> for EventLog {
                 self.metrics.commits.inc();
             }
             shard::Command::Group(_) => {}
-            shard::Command::Transaction(command) => self.endings.took_effect(command),
+            shard::Command::Transaction(command) => {
+                if let transactions::Command::End { outcome, .. } = command {
+                    self.transactions.decided(*outcome);
+                }
+                self.endings.took_effect(command);
+            }
         }
     }
 

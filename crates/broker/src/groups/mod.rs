@@ -32,6 +32,7 @@ pub(crate) use lag::{LagSources, watch as watch_lag};
 pub(crate) use replica::{CoordinatorReplica, KIND};
 pub(crate) use shared::Shared;
 pub(crate) use slowest::{tell as tell_slowest, told as told_slowest};
+pub(crate) use transactional::TransactionCounts;
 
 /// Replicas of the coordinator's shards, once there are so many brokers.
 pub(crate) const COORDINATOR_REPLICAS: usize = 3;

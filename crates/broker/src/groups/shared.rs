@@ -12,7 +12,7 @@ use super::endings::Endings;
 use super::events::EventLog;
 use super::replica::KIND;
 use crate::cluster::metadata::Metadata;
-use crate::metrics::GroupMetrics;
+use crate::metrics::{GroupMetrics, TransactionMetrics};
 use crate::pool::Pool;
 use crate::replica::{Driven, DriverShared, ReplicaName, SurroundingsCell, Timers};
 use crate::settings::{GroupSettings, TransactionSettings};
@@ -30,7 +30,7 @@ impl Shared {
     pub fn new(
         (settings, transactions): (&GroupSettings, &TransactionSettings),
         timers: Arc<Timers>,
-        metrics: GroupMetrics,
+        (metrics, transaction_metrics): (GroupMetrics, TransactionMetrics),
         (store, read_pool): (Arc<dyn Store>, Pool),
     ) -> Self {
         let config = Config {
@@ -54,6 +54,7 @@ impl Shared {
         let endings = Arc::new(Endings::default());
         let observer = Box::new(EventLog {
             metrics,
+            transactions: transaction_metrics,
             endings: endings.clone(),
         });
         Self {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jangada_shard::{self as shard, ShardLeader};
-use jangada_transactions::{Acknowledgment, Answer, Image, Leader, Now, Outgoing, Step};
+use jangada_transactions::{Acknowledgment, Answer, Image, Leader, Now, Outgoing, Step, TransactionState};
 use jangada_types::{Reason, Rejection};
 use tokio::time::Instant;
 
@@ -121,13 +121,33 @@ impl CoordinatorReplica {
         self.driver.decide((), acknowledge).await?.map(drop).map_err(refused)
     }
 
-    /// Markers that are not acknowledged; 0 on replicas that do not lead.
-    pub fn waiting_markers(&self) -> usize {
-        let waiting = self
-            .driver
-            .with_leader(|leader, _, _| leader.outbox().waiting_markers());
-        waiting.unwrap_or(0)
+    /// What this shard has of transactions, if it is led here.
+    pub fn count_transactions(&self) -> Option<TransactionCounts> {
+        self.driver.with_leader(|leader, shard, _| {
+            let mut counts = TransactionCounts {
+                ids: shard.transactions.ids().len() as u64,
+                waiting_ends: leader.outbox().waiting_markers() as u64,
+                ..TransactionCounts::default()
+            };
+            let open = shard.transactions.ids().map(|(_, row)| row);
+            for row in open.filter(|row| row.state == TransactionState::Ongoing) {
+                counts.open += 1;
+                counts.since_ms = counts.since_ms.into_iter().chain([row.started_ms]).min();
+            }
+            counts
+        })
     }
+}
+
+/// Transactional ids and transactions of a shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TransactionCounts {
+    pub ids: u64,
+    pub open: u64,
+    /// Since when the oldest of these is open, milliseconds since the Unix epoch.
+    pub since_ms: Option<u64>,
+    /// Ends that are not written in all partitions and groups, counted there.
+    pub waiting_ends: u64,
 }
 
 /// With the time after which a refusal that passes by itself may be gone.

@@ -6,6 +6,7 @@
 //! - [`requests`]: calls, by method and outcome.
 //! - [`topics`]: bytes and records produced and fetched, and bytes retained, by topic.
 //! - [`queues`]: what has come of the messages of queues.
+//! - [`transactions`]: how transactions were decided.
 //! - [`lag`]: the lag of consumer groups.
 //! - [`process`]: CPU, memory and file descriptors of the process.
 //! - [`writer`]: encodes families whose values are read at a scrape. [`text`]: the two text formats of a scrape.
@@ -16,6 +17,7 @@ mod queues;
 mod requests;
 mod text;
 mod topics;
+mod transactions;
 mod writer;
 
 use std::fmt::Error;
@@ -40,6 +42,7 @@ pub(crate) use self::queues::{QueueTallies, QueueTotals};
 pub(crate) use self::requests::{Ending, MethodMetrics, OK, PassedOn, RequestMetrics};
 pub(crate) use self::text::Form;
 pub(crate) use self::topics::{TopicMetrics, TopicTraffic};
+pub(crate) use self::transactions::TransactionMetrics;
 pub(crate) use self::writer::Writer;
 use crate::listener::ConnectionMetrics;
 use crate::quota::QuotaMetrics;
@@ -85,6 +88,8 @@ pub(crate) struct Metrics {
     unreadable_messages: Counter,
     /// Counters of the consumer groups whose shards this broker leads.
     pub groups: GroupMetrics,
+    /// Counters of the transactions whose shards this broker leads.
+    pub transactions: TransactionMetrics,
     pub topics: TopicMetrics,
     /// Counters of the queues whose partitions this broker leads, or has led.
     pub queues: QueueTallies,
@@ -176,6 +181,7 @@ impl Metrics {
                 "Messages of queues that failed here because their records are damaged",
             ),
             groups: GroupMetrics::registered(all),
+            transactions: TransactionMetrics::registered(all),
             topics: TopicMetrics::new(settings.topics_max as usize),
             queues: QueueTallies::default(),
             lag: LagBoard::new(Duration::from_millis(settings.group_lag_interval_ms)),

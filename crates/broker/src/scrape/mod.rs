@@ -2,7 +2,7 @@
 //! broker that own them.
 //!
 //! - [`broker`]: values of the broker and its cluster. [`replication`]: values of its replicas. [`queues`]: what its queues have.
-//!   [`transactions`]: what is open in its partitions.
+//!   [`transactions`]: what is open in its partitions and shards.
 
 mod broker;
 mod queues;
@@ -13,6 +13,7 @@ use self::broker::BrokerSample;
 pub(crate) use self::queues::QueueSample;
 use self::replication::CommitSamples;
 use self::transactions::TransactionSample;
+use crate::groups::CoordinatorReplica;
 use crate::metrics::Form;
 use crate::node::Node;
 use crate::partition::Partition;
@@ -32,7 +33,11 @@ impl Scrape {
             (topic, partition.traffic(), partition.view.retained_bytes())
         });
         let topics = node.metrics.topics.sample(kept);
-        let transactions = TransactionSample::take(&partitions, node.env.clock.now_ms());
+        let transactions = TransactionSample::take(
+            &partitions,
+            &node.replicas.fronts::<CoordinatorReplica>(),
+            node.env.clock.now_ms(),
+        );
         let broker = BrokerSample::take(node, &self.commits);
         node.metrics.render(
             vec![

@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use super::taking::{Place, end_here, place_of};
 use crate::api::call::transactions::{EndTransactions, TransactionEnd};
 use crate::api::passing::ask;
+use crate::cluster::failpoint;
 use crate::groups::CoordinatorReplica;
 use crate::node::Node;
 
@@ -47,6 +48,9 @@ pub(crate) async fn send_ends(node: Arc<Node>) {
                 continue;
             };
             wait = next.map_or(wait, |next| wait.min(next));
+            if !due.is_empty() {
+                failpoint::reached("transactions.decided");
+            }
             send(&node, &shard, due, &mut calls);
         }
         tokio::select! {

@@ -94,6 +94,9 @@ async fn write(node: Arc<Node>, end: TransactionEnd) -> Delivery {
     match written {
         Ok(()) => Delivery::Done,
         Err(error) => {
+            if error.reason == Reason::ProducerFenced {
+                node.metrics.transactions.fenced_ends.inc();
+            }
             told(&end, &error);
             Delivery::Failed
         }
