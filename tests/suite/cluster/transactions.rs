@@ -81,7 +81,7 @@ async fn offset(client: &Client, offset: i64) -> OffsetCommit {
     let topic = client.topic(TOPIC).await.expect("it is there");
     let partition = TopicPartition {
         topic: TOPIC.into(),
-        topic_id: topic.topic_id,
+        topic_id: topic.id,
         partition: 0,
     };
     OffsetCommit::new(partition, offset)
