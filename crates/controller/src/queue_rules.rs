@@ -254,7 +254,7 @@ pub(crate) fn may_be_compacted(
         return Ok(());
     };
     Err(Rejection::new(
-        Reason::TopicHasQueues,
+        Reason::InvalidConfig,
         format!(
             "topic {:?} is read by queues, {:?} and others perhaps, and can't be compacted: messages would go before they are done",
             topic.name, queue.name

@@ -81,9 +81,26 @@ fn a_group_queue_reads_a_topic_and_leaves_it_there() {
     let rejection = log.reject(&delete(1));
     assert_eq!(rejection.reason, Reason::TopicHasQueues);
     assert!(rejection.message.contains("billing, mail"), "{rejection}");
+    let compacted = |policy| Command::AlterTopic {
+        topic_id: topic_id(1),
+        set: settings(&[("cleanup.policy", policy)]),
+        unset: vec![],
+    };
+    for policy in ["compact", "compact,delete"] {
+        let rejection = log.reject(&compacted(policy));
+        assert_eq!(rejection.reason, Reason::InvalidConfig);
+        assert!(rejection.message.contains("is read by queues"), "{rejection}");
+    }
     log.accept(&delete_queue(7));
     log.accept(&delete_queue(8));
     assert!(log.image.topic(topic_id(1)).is_some());
+    log.accept(&compacted("compact"));
+    let rejection = log.reject(&create_group(9, "late", 1, &[]));
+    assert_eq!(rejection.reason, Reason::InvalidConfig);
+    assert!(rejection.message.contains("which is compacted"), "{rejection}");
+    log.accept(&compacted("delete"));
+    log.accept(&create_group(9, "late", 1, &[]));
+    log.accept(&delete_queue(9));
     log.accept(&delete(1));
 }
 

@@ -118,7 +118,7 @@ fn settings_are_judged_again() {
     for config in [
         ("no.such.key", "1"),
         ("retention.ms", "soon"),
-        ("cleanup.policy", "compact"),
+        ("cleanup.policy", "compress"),
     ] {
         let command = Command::CreateTopic {
             topic_id: topic_id(1),
