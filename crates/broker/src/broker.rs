@@ -424,6 +424,7 @@ impl Broker {
             },
             driving: Arc::new(driving),
             beyond_desks: OnceLock::new(),
+            spent: Arc::default(),
             transactions: OnceLock::new(),
         });
         let node = Arc::new(Node::new(

@@ -1,18 +1,22 @@
 //! What there is to clean in one partition, as far as its rows were looked at.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jangada_log::compaction::{Ceilings, Survey};
 use jangada_log::tables::cleaned::Cleaned;
 use jangada_replication::saved_index;
 use jangada_storage::{Store, StoreError};
 use jangada_types::{GroupId, Offset};
+use tokio::time::Instant;
 
 use super::Cleaner;
 use crate::partition::{Bounds, Partition, compacting};
 
 /// Bounds nothing.
 const FAR: Offset = Offset(i64::MAX);
+/// The saved state of a replica changes with each MiB of its log, or each 1,024 entries.
+const READ_SAVED_EVERY: Duration = Duration::from_secs(2);
 
 /// What is known of one partition between two passes.
 #[derive(Default)]
@@ -22,6 +26,8 @@ pub(super) struct Dirt {
     surveyed: Offset,
     dirty_bytes: u64,
     oldest_ms: Option<i64>,
+    /// How far the saved state reached when it was read, and when that was.
+    saved: Option<(u64, Instant)>,
 }
 
 /// What a look found.
@@ -40,6 +46,12 @@ impl Dirt {
     /// Where passes have ended, if that was read.
     pub fn cleaned(&self) -> Option<&Cleaned> {
         self.cleaned.as_ref()
+    }
+
+    /// Bytes that passes have taken.
+    pub fn gone_bytes(&self) -> u64 {
+        let last = self.cleaned.as_ref().and_then(Cleaned::last);
+        last.map_or(0, |(_, stamp)| stamp.gone_bytes)
     }
 
     /// As [`Dirt::cleaned`], to be changed: what was counted is clean now.
@@ -82,6 +94,15 @@ impl Dirt {
         })
     }
 
+    /// Whether the saved state covers an entry. It is read again when it does not, though not all the time.
+    fn is_saved(&mut self, store: &dyn Store, group: GroupId, raft_index: u64) -> Result<bool, StoreError> {
+        let is_news = self.saved.is_none_or(|(_, at)| at.elapsed() >= READ_SAVED_EVERY);
+        if is_news && self.saved.is_none_or(|(saved, _)| raft_index > saved) {
+            self.saved = Some((saved_index(store, group)?.unwrap_or(0), Instant::now()));
+        }
+        Ok(self.saved.is_some_and(|(saved, _)| raft_index <= saved))
+    }
+
     /// Counts rows up to the first that a pass must leave alone.
     fn count(
         &mut self,
@@ -92,7 +113,6 @@ impl Dirt {
     ) -> Result<Offset, StoreError> {
         let newest = Offset((bounds.high_watermark.get() - 1).max(0));
         let newest = compacting::row_holding(store, group, newest)?;
-        let saved = saved_index(store, group)?;
         let mut ceilings = Ceilings {
             newest_batch: newest.map_or(Offset(0), |row| row.base_offset),
             last_stable: bounds.decided,
@@ -106,7 +126,7 @@ impl Dirt {
                 return Ok(ceilings.lowest().min(self.surveyed));
             };
             for row in rows {
-                if saved.is_none_or(|saved| row.raft_index > saved) {
+                if row.last_offset < ceilings.lowest() && !self.is_saved(store, group, row.raft_index)? {
                     ceilings.saved = row.first_offset();
                 }
                 if row.max_timestamp_ms >= young_from_ms {

@@ -7,6 +7,7 @@
 //! ```
 //!
 //! - [`dirt`]: what there is to clean in one partition. [`pass`]: one pass. [`horizon`]: when tombstones may go.
+//! - [`spent`]: appends of all topics that got no offsets.
 //! - [`status`]: what others may know.
 //!
 //! While no topic is compacted, the task waits for a change of the metadata.
@@ -14,6 +15,7 @@
 mod dirt;
 mod horizon;
 mod pass;
+mod spent;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -61,15 +63,13 @@ pub(crate) struct Cleaner {
 impl Compactor {
     /// Runs until the metadata is gone, or it is dropped.
     pub async fn run(self) {
-        if self.cleaner.settings.bytes_per_second == 0 {
-            return;
-        }
         let mut image = self.metadata.watch();
         let mut tick = tokio::time::interval(LOOK_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut compacts = any_compacts(&image.borrow_and_update());
         let mut dirt = BTreeMap::new();
         let mut asked_at = Instant::now();
+        let mut empty_at: Option<Instant> = None;
         loop {
             tokio::select! {
                 changed = image.changed() => {
@@ -77,6 +77,13 @@ impl Compactor {
                         return;
                     }
                     compacts = any_compacts(&image.borrow_and_update());
+                }
+                () = self.cleaner.shared.spent.notified(), if empty_at.is_none() => {
+                    empty_at = Some(Instant::now() + spent::GATHER);
+                }
+                () = tokio::time::sleep_until(empty_at.unwrap_or(asked_at)), if empty_at.is_some() => {
+                    self.empty_spent().await;
+                    empty_at = None;
                 }
                 _ = tick.tick(), if compacts => {
                     self.step(&mut dirt).await;
@@ -117,6 +124,7 @@ impl Compactor {
                 continue;
             };
             status.looked(id, known.cleaned());
+            partition.set_gone_bytes(known.gone_bytes());
             let config = partition.config();
             let rules = Rules {
                 dirty_ratio_permille: config.dirty_ratio_permille,
@@ -128,12 +136,18 @@ impl Compactor {
                 dirtiest = Some((part, partition, looked));
             }
         }
-        let Some((_, partition, looked)) = dirtiest else { return };
+        let Some((_, partition, looked)) = dirtiest.filter(|_| settings.bytes_per_second > 0) else {
+            return;
+        };
         let pacer = Pacer::new(settings, shared);
         let id = id_of(&partition);
         let known = dirt.get_mut(&id).expect("it was looked at");
-        if let Some(tally) = self.cleaner.clean(&partition, &looked, known, pacer).await {
+        status.set_under_way(true);
+        let cleaned = self.cleaner.clean(&partition, &looked, known, pacer).await;
+        status.set_under_way(false);
+        if let Some(tally) = cleaned {
             status.ended(id, &tally, known.cleaned());
+            partition.set_gone_bytes(known.gone_bytes());
         }
     }
 }

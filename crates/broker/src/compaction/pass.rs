@@ -42,7 +42,7 @@ impl Pacer {
     }
 
     /// Waits until as many bytes may have been read and written since the last call.
-    async fn pace(&mut self, bytes: u64) {
+    pub async fn pace(&mut self, bytes: u64) {
         let due = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
         tokio::time::sleep_until(self.since + due).await;
         while self.shared.store.queue_bytes() > self.shared.queue_bytes_max / 2 {
@@ -168,6 +168,8 @@ impl Cleaner {
             at_ms: self.shared.clock.now_ms(),
             stored_bytes: tally.stored_bytes,
             horizon,
+            gone_bytes: tally.gone_bytes,
+            whole_below: pass.whole_below(),
         };
         let changes = dirt.cleaned_mut().ended(upto, stamp);
         match partition.write_cleaned(changes).await {
@@ -221,7 +223,7 @@ impl Cleaner {
         }
     }
 
-    async fn blocking<T: Send + 'static>(
+    pub(super) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {

@@ -24,6 +24,7 @@ struct Replica {
 /// What others may know of compaction.
 #[derive(Default)]
 pub(crate) struct CompactionStatus {
+    under_way: AtomicU64,
     passes: AtomicU64,
     read_bytes: AtomicU64,
     written_bytes: AtomicU64,
@@ -36,6 +37,7 @@ pub(crate) struct CompactionStatus {
 /// What a scrape shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct CompactionSample {
+    pub under_way: u64,
     pub passes: u64,
     pub read_bytes: u64,
     pub written_bytes: u64,
@@ -64,6 +66,11 @@ impl CompactionStatus {
                 replica.cleaned = cleaned.clone();
             }
         }
+    }
+
+    /// A pass begins, or none runs any more.
+    pub fn set_under_way(&self, is_under_way: bool) {
+        self.under_way.store(u64::from(is_under_way), Relaxed);
     }
 
     /// A pass has ended.
@@ -102,6 +109,7 @@ impl CompactionStatus {
         let replicas = self.replicas.lock();
         let stored = |replica: &Replica| replica.cleaned.last().map_or(0, |(_, stamp)| stamp.stored_bytes);
         CompactionSample {
+            under_way: self.under_way.load(Relaxed),
             passes: self.passes.load(Relaxed),
             read_bytes: self.read_bytes.load(Relaxed),
             written_bytes: self.written_bytes.load(Relaxed),

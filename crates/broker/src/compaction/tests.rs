@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use jangada_log::tables::cleaned::Cleaned;
-use jangada_storage::Store;
+use jangada_storage::{Durability, Op, StateKind, Store};
 use jangada_types::batch::{BatchIter, decode_records};
 use jangada_types::topic_config::CleanupPolicy;
 use jangada_types::{BatchBuilder, Codec, Offset, Reason, TopicConfig};
@@ -12,8 +12,9 @@ use jangada_types::{BatchBuilder, Codec, Offset, Reason, TopicConfig};
 use super::dirt::Dirt;
 use super::pass::Pacer;
 use super::*;
-use crate::partition::{Reading, compacting};
-use crate::partition::testing::{Broker, GROUP, Options, append};
+use crate::partition::{Expectation, Reading, compacting};
+use crate::partition::testing::{Broker, GROUP, Options, TIMEOUT, append};
+use crate::quota::Caller;
 
 const MAX: usize = 1 << 20;
 
@@ -67,7 +68,7 @@ impl Alone<'_> {
         let mut found = Vec::new();
         let mut at = self.partition.view.log_start();
         while at < self.partition.view.high_watermark() {
-            let fetched = self.partition.read(at, 300, Reading::default()).await.expect("it leads");
+            let fetched = self.partition.read(at, 300, Reading::AS_IT_IS).await.expect("it leads");
             assert!(fetched.next_offset > at, "a reader goes on");
             at = fetched.next_offset;
             for item in BatchIter::new(fetched.batches) {
@@ -145,5 +146,84 @@ async fn a_record_without_a_key_is_refused_and_named() {
     };
     assert_eq!(error.reason, Reason::KeyRequired);
     assert!(error.message.contains("record 1 of the batch has no key"), "{error}");
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pass_waits_while_the_disk_is_behind() {
+    let broker = Broker::start(Options::default());
+    let partition = broker.lead(compacted()).await;
+    let mut pacer = Pacer::new(&CompactionSettings::default(), &broker.shared);
+    pacer.pace(0).await;
+    broker.store.hold_syncs();
+    let row = Op::PutState {
+        kind: StateKind::NODE,
+        suffix: None,
+        value: vec![7; broker.shared.queue_bytes_max / 2 + 1].into(),
+    };
+    broker.store.write(GroupId::NODE, vec![row], Durability::Synced, None);
+    let waited = tokio::time::timeout(Duration::from_millis(200), pacer.pace(0)).await;
+    assert!(waited.is_err(), "what waits for the disk is more than half of what may");
+    broker.store.release_syncs();
+    let went_on = tokio::time::timeout(TIMEOUT, pacer.pace(0)).await;
+    went_on.expect("the disk has it");
+    drop(partition);
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_that_were_refused_go_and_those_that_were_not_stay() {
+    let broker = Broker::start(Options::default());
+    let partition = broker.lead(TopicConfig::default()).await;
+    let value = "x".repeat(10_000);
+    let large = || {
+        let mut builder = BatchBuilder::new(Codec::None);
+        builder
+            .append(1, None, Some(value.as_bytes()), [])
+            .expect("it fits");
+        builder.build()
+    };
+    let expected = Expectation {
+        end_offset: Some(Offset(0)),
+        ..Expectation::default()
+    };
+    // Both are on their way before either is judged.
+    broker.store.hold_syncs();
+    let mut admitted = Vec::new();
+    for _ in 0..2 {
+        let room = partition.room(&Caller::alone(), large().len()).expect("there is room");
+        admitted.push(partition.admit(large(), expected, room).await.expect("it may come true"));
+    }
+    broker.store.release_syncs();
+    let mut outcomes = Vec::new();
+    for one in admitted {
+        outcomes.push(partition.acknowledged(one, TIMEOUT).await.is_ok());
+    }
+    assert_eq!(outcomes, [true, false], "the second one came too late");
+    let bodies = || {
+        let entries = broker.store.read_log(GROUP, 0..u64::MAX, usize::MAX).expect("readable");
+        let large = entries.iter().filter(|entry| entry.body.len() > value.len());
+        large.map(|entry| entry.index).collect::<Vec<_>>()
+    };
+    let before = bodies();
+    assert_eq!(before.len(), 2);
+    let settings = CompactionSettings::default();
+    let cleaner = Cleaner {
+        shared: broker.shared.clone(),
+        random: Random::seeded(7),
+        settings: settings.clone(),
+        status: Arc::default(),
+    };
+    let noted = tokio::time::timeout(TIMEOUT, broker.shared.spent.notified());
+    noted.await.expect("it is told");
+    cleaner
+        .empty_spent(&partition, &mut Pacer::new(&settings, &broker.shared))
+        .await;
+    assert_eq!(bodies(), before[..1]);
+    // What is left is applied again, and says the same.
+    let partition = broker.lead(TopicConfig::default()).await;
+    assert_eq!(partition.view.high_watermark(), Offset(1));
+    let fetched = partition.read(Offset(0), MAX, Reading::AS_IT_IS).await.expect("it leads");
+    assert!(fetched.batches.len() > value.len() && fetched.next_offset == Offset(1));
     broker.stop().await;
 }

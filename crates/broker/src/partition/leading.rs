@@ -17,13 +17,17 @@ pub(crate) struct RetentionClock {
 }
 
 impl RetentionClock {
-    /// What the leader of a topic's partition goes by, given the queues of the topic.
-    pub fn surroundings(&self, config: &TopicConfig, queues: &[QueueSpec]) -> Surroundings {
+    /// What the leader of a topic's partition goes by, given the queues of the topic, and how many bytes compaction has taken, if that is
+    /// known.
+    pub fn surroundings(&self, config: &TopicConfig, queues: &[QueueSpec], gone_bytes: Option<u64>) -> Surroundings {
         let holds = queues.iter().filter(|queue| queue.hold_bytes > 0);
-        let deletes = config.cleanup_policy.deletes();
+        let policy = config.cleanup_policy;
+        // Where there is nothing known of what is gone, too much would go by bytes.
+        let goes_by_bytes = policy.deletes() && (!policy.compacts() || gone_bytes.is_some());
         Surroundings {
-            retention_ms: config.retention_ms.filter(|_| deletes),
-            retention_bytes: config.retention_bytes.filter(|_| deletes),
+            retention_ms: config.retention_ms.filter(|_| policy.deletes()),
+            retention_bytes: config.retention_bytes.filter(|_| goes_by_bytes),
+            gone_bytes: gone_bytes.filter(|_| policy.compacts()),
             segment_bytes: config.segment_bytes,
             check_interval_ms: self.check_interval_ms,
             steady_clock_ms: self.steady_clock_ms,

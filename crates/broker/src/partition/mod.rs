@@ -12,7 +12,7 @@
 //! - [`retention`]: dropping what is old, as the leader in `jangada_log` decides it. [`leading`]: what that goes by.
 //! - [`keyed`], [`key_index`], [`key_locks`]: the last offsets of keys.
 //! - `queues`: the desk of the partition's queues (`broker::queues`), and sending to them.
-//! - [`compacting`]: what compaction (`broker::compaction`) reads and writes.
+//! - [`compacting`], [`spent`]: what compaction (`broker::compaction`) reads and writes.
 //! - [`record_time`]: the time of one record, for how old a queue's messages are.
 //! - [`index_reads`]: rows of the offset index (`jangada_log::tables`) in the store.
 //!
@@ -42,6 +42,7 @@ mod retention;
 mod retried;
 mod room;
 mod rows;
+pub(crate) mod spent;
 mod timestamps;
 mod view;
 
@@ -63,7 +64,7 @@ use jangada_replication::{Group, Registry};
 use jangada_storage::Store;
 use jangada_types::{GroupId, LeaderEpoch, Offset, Reason, TopicConfig};
 use parking_lot::RwLock;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Notify, watch};
 
 pub(crate) use self::append::{Admitted, Appended};
 use self::append_time::AppendTimes;
@@ -81,6 +82,7 @@ use self::key_index::{KeptIndex, KeyIndex};
 pub(crate) use self::leading::{LogStarts, RetentionClock};
 pub(crate) use self::retried::may_have_been_taken;
 pub(crate) use self::room::Room;
+use self::spent::Spent;
 use self::view::ReplicaState;
 pub(crate) use self::view::View;
 #[allow(unused_imports, reason = "the coordinators of transactional ids are not hosted yet")]
@@ -126,6 +128,8 @@ pub(crate) struct Shared {
     pub driving: Arc<DriverShared<Leader>>,
     /// What the desks of queues need beyond their partitions, once the broker serves.
     pub beyond_desks: OnceLock<Arc<dyn BeyondDesk>>,
+    /// What empties appends whose batches nobody reads.
+    pub spent: Arc<Notify>,
     /// The coordinators of transactional ids, once the broker serves.
     pub transactions: OnceLock<Arc<dyn JoinTransactions>>,
 }
@@ -133,10 +137,10 @@ pub(crate) struct Shared {
 impl Shared {
     /// The state of a partition that is to be opened, and in which nothing was written.
     pub fn empty_partition(&self, partition: (GroupId, ReplicaName), config: &TopicConfig) -> ReplicaState {
-        let surroundings = SurroundingsCell::new(self.retention.surroundings(config, &[]));
+        let surroundings = SurroundingsCell::new(self.retention.surroundings(config, &[], None));
         ReplicaState {
             driven: Driven::new(partition, surroundings, self.driving.clone()),
-            view: Arc::new(View::new(checkpoint_bytes(config))),
+            view: Arc::new(View::new(checkpoint_bytes(config), Spent::new(self.spent.clone()))),
         }
     }
 
@@ -163,6 +167,8 @@ pub(crate) struct Partition {
     joins: Joins,
     /// The queues of the partition's topic, as the metadata has them.
     queues: watch::Sender<Arc<[QueueSpec]>>,
+    /// Bytes that compaction has taken, once that is known.
+    gone_bytes: parking_lot::Mutex<Option<u64>>,
     /// This partition, for the task of its desk.
     this: OnceLock<Weak<Self>>,
     traffic: Arc<TopicTraffic>,
@@ -189,6 +195,7 @@ impl Partition {
             group_offsets: GroupOffsets::default(),
             joins: Joins::default(),
             queues: watch::Sender::new(Arc::new([])),
+            gone_bytes: parking_lot::Mutex::default(),
             this: OnceLock::new(),
             warn_of_old_at_ms: AtomicU64::new(0),
             shared,
@@ -210,9 +217,16 @@ impl Partition {
 
     /// What the leader goes by follows from the settings of the topic, and of its queues.
     fn refresh_surroundings(&self) {
-        let (config, queues) = (self.config(), self.queues.borrow().clone());
+        let (config, queues, gone_bytes) = (self.config(), self.queues.borrow().clone(), *self.gone_bytes.lock());
         self.driver
-            .set_surroundings(self.shared.retention.surroundings(&config, &queues));
+            .set_surroundings(self.shared.retention.surroundings(&config, &queues, gone_bytes));
+    }
+
+    /// Compaction has taken so many bytes: retention by bytes goes by what is left.
+    pub fn set_gone_bytes(&self, gone_bytes: u64) {
+        if self.gone_bytes.lock().replace(gone_bytes) != Some(gone_bytes) && self.config().cleanup_policy.deletes() {
+            self.refresh_surroundings();
+        }
     }
 
     /// Where the topic's records are counted.

@@ -100,6 +100,7 @@ impl Broker {
             },
             driving: Arc::new(driving),
             beyond_desks: OnceLock::new(),
+            spent: Arc::default(),
             transactions: OnceLock::new(),
         };
         Self {

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use super::aborted::RecentAborted;
 use super::isolation::Ends;
+use super::spent::Spent;
 use crate::queues::DeskCell;
 use crate::replica::Driven;
 
@@ -46,10 +47,12 @@ pub(crate) struct View {
     checkpoint_bytes: AtomicU64,
     /// The leader's side of the partition's queues, while this replica leads and there are some.
     pub desk: DeskCell,
+    /// Appends whose batches nobody reads.
+    pub spent: Spent,
 }
 
 impl View {
-    pub fn new(checkpoint_bytes: u64) -> Self {
+    pub fn new(checkpoint_bytes: u64, spent: Spent) -> Self {
         Self {
             ends: watch::Sender::new(Ends::default()),
             has_transactions: AtomicBool::new(false),
@@ -61,6 +64,7 @@ impl View {
             recent: RwLock::default(),
             checkpoint_bytes: AtomicU64::new(checkpoint_bytes),
             desk: DeskCell::default(),
+            spent,
         }
     }
 
@@ -196,6 +200,7 @@ impl Publisher for PartitionPublisher {
             (reply, row)
         };
         let (reply, row) = self.driven.apply(at, &command, fold);
+        self.view.spent.applied(at, &reply);
         if let Some(row) = row {
             row.put_into(effects);
             self.unpublished.push(row);
