@@ -138,6 +138,10 @@ pub struct ProduceBench {
     #[arg(long, value_enum, default_value_t = PayloadKind::Random)]
     pub payload: PayloadKind,
 
+    /// Give the records so many keys, each again and again, as a compacted topic has them; 0: none
+    #[arg(long, default_value_t = 0)]
+    pub keys: u64,
+
     /// Not counted: this much is written first
     #[arg(long, default_value_t = 0, value_parser = bytes::<u64>(0..=u64::MAX))]
     pub warmup_bytes: u64,

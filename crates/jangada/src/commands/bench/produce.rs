@@ -28,6 +28,9 @@ const TOTAL_BYTES: u64 = 1 << 30;
 /// Records to write one after the other by default.
 const SAMPLES: u64 = 10_000;
 
+/// A prime: so many keys further on comes the next one.
+const KEY_STRIDE: u64 = 2_654_435_761;
+
 /// Size of a batch by default.
 const BATCH_BYTES: u32 = 64 << 10;
 
@@ -86,6 +89,9 @@ struct Work {
     partitions: usize,
     producer: Producer,
     payload: Payload,
+    /// Keys of the records, if they have any, and how many records were made.
+    keys: u64,
+    made: u64,
 }
 
 /// The outcome of the records.
@@ -147,6 +153,8 @@ impl Work {
             partitions: topic.partitions.len(),
             producer: client.producer(config)?,
             payload: Payload::new(args.payload, args.record_bytes as usize),
+            keys: args.keys,
+            made: 0,
         })
     }
 
@@ -163,6 +171,10 @@ impl Work {
     fn record(&mut self) -> ProducerRecord {
         let mut record = ProducerRecord::new(self.topic.clone());
         record.value = Some(self.payload.next());
+        // All keys come again and again, in an order that is not theirs.
+        let nth = self.made.wrapping_mul(KEY_STRIDE).checked_rem(self.keys);
+        record.key = nth.map(|nth| format!("key {nth:010}").into());
+        self.made += 1;
         record
     }
 
