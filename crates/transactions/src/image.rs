@@ -87,7 +87,7 @@ pub enum TransactionState {
 }
 
 impl TransactionState {
-    /// All states.
+    /// All states, in the order of a transaction.
     pub const ALL: [Self; 6] = [
         Self::Empty,
         Self::Ongoing,

@@ -38,8 +38,4 @@ pub const SEEN_IDLE_MS: u64 = 60 * 60 * 1_000;
 const _: () = {
     assert!(TIMEOUT_MS_DEFAULT <= TIMEOUT_MS_MAX_DEFAULT);
     assert!(SEEN_IDLE_MS <= EXPIRATION_MS_DEFAULT);
-    assert!(
-        crate::size::largest_row() <= BYTES_MAX,
-        "a transaction of any size fits an empty shard"
-    );
 };

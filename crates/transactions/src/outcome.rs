@@ -18,7 +18,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// All outcomes.
+    /// All outcomes, committed first.
     pub const ALL: [Self; 5] = [
         Self::Committed,
         Self::Aborted,

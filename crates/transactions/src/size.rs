@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use crate::image::TransactionalId;
-use crate::limits::{ID_BYTES_MAX, PARTICIPANTS_MAX};
+use crate::limits::{BYTES_MAX, ID_BYTES_MAX, PARTICIPANTS_MAX};
 
 /// Bytes of a row without its texts and participants.
 const ROW_BYTES: u64 = 160;
@@ -34,7 +34,9 @@ pub(crate) fn row(id: &str, row: &TransactionalId) -> u64 {
 }
 
 /// The size of the largest row.
-pub(crate) const fn largest_row() -> u64 {
+const fn largest_row() -> u64 {
     let participants = PARTICIPANTS_MAX as u64 * (PARTITION_BYTES + NAME_BYTES + GROUP_NAME_BYTES_MAX);
     new_row(ID_BYTES_MAX) + participants
 }
+
+const _: () = assert!(largest_row() <= BYTES_MAX, "a transaction of any size fits an empty shard");

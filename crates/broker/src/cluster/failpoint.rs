@@ -1,6 +1,6 @@
 //! For tests only: lets this process die at a named step of [`bootstrap`](super::bootstrap), of a [`repair`](crate::repair) or of a
-//! transaction, as SIGKILL would at that moment. The step is named by the variable `JANGADA_FAILPOINT`, which is read once; without it a step costs one
-//! comparison.
+//! transaction, as SIGKILL would at that moment. The step is named by the variable `JANGADA_FAILPOINT`, which is read once; without it a
+//! step costs one comparison.
 
 use std::process::abort;
 use std::sync::LazyLock;

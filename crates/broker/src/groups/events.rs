@@ -1,5 +1,5 @@
-//! What happens to groups and transactional ids, in the log and the counters of the broker that leads their shard, for people who ask later:
-//! why a member is gone, where offsets went, what could not be done.
+//! What happens to groups and transactional ids, in the log and the counters of the broker that leads their shard, for people who ask
+//! later: why a member is gone, where offsets went, what could not be done.
 
 use std::sync::Arc;
 

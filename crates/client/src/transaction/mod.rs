@@ -171,7 +171,7 @@ impl TransactionalProducer {
                     *state = State::Ready(next);
                     return Ok(TransactionOutcome::Committed);
                 }
-                Err(failed) if !failed.in_doubt && is_over(&failed) => TransactionOutcome::Aborted,
+                Err(failed) if is_lost(&failed) => TransactionOutcome::Aborted,
                 Err(_) => return Err(unknown),
             },
             Found::Unknown => return Err(unknown),
@@ -275,10 +275,19 @@ fn timed_out(error: ClientError) -> ClientError {
 
 /// Whether the coordinator says that the transaction is over: another epoch has begun.
 fn is_over(failed: &CallFailed) -> bool {
-    matches!(
-        failed.failure.reason,
-        Some(Reason::ProducerFenced | Reason::InvalidTransactionState | Reason::UnknownTransactionalId)
-    )
+    let over = [
+        Reason::ProducerFenced,
+        Reason::InvalidTransactionState,
+        Reason::UnknownTransactionalId,
+        Reason::TransactionTimedOut,
+    ];
+    failed.failure.reason.is_some_and(|reason| over.contains(&reason))
+}
+
+/// Whether the coordinator says for certain that the transaction was not committed, and is over. That its time was over it says of this
+/// transaction and no other, so an earlier copy of the call has not committed it either.
+fn is_lost(failed: &CallFailed) -> bool {
+    is_over(failed) && (!failed.in_doubt || failed.failure.reason == Some(Reason::TransactionTimedOut))
 }
 
 /// An open transaction. It ends by [`commit`](Self::commit) or [`abort`](Self::abort); one that is dropped is aborted in the background,
@@ -370,7 +379,7 @@ impl Transaction<'_> {
                 **state = State::Ready(next);
                 Ok(Committed { visible })
             }
-            Err(failed) if !failed.in_doubt && is_over(&failed) => {
+            Err(failed) if is_lost(&failed) => {
                 **state = State::Used(self.identity);
                 Err(inner.why_over(state, failed).await)
             }

@@ -34,7 +34,7 @@ pub struct Outgoing {
     pub id: Arc<str>,
     /// The number of the transaction.
     pub seq: u64,
-    /// Its receiver.
+    /// The receiver of the marker.
     pub target: Target,
     /// The producer that it carries.
     pub producer: Producer,
@@ -64,7 +64,7 @@ pub struct Acknowledgment {
     pub id: Arc<str>,
     /// The number of the transaction.
     pub seq: u64,
-    /// The receiver.
+    /// The receiver of the marker.
     pub target: Target,
     /// What became of the marker.
     pub delivery: Delivery,

@@ -74,7 +74,7 @@ pub(crate) struct ListTransactions;
 /// Transactional ids of some shards.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TransactionList {
-    /// By id.
+    /// Ordered by their ids.
     pub transactions: Vec<TransactionDescription>,
     /// The shards whose ids are not known.
     pub missing_shards: BTreeSet<PartitionIndex>,

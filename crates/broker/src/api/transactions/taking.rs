@@ -15,8 +15,8 @@ use crate::groups::CoordinatorReplica;
 use crate::node::Node;
 use crate::partition::{EndMarker, Partition};
 
-/// So long the answer waits for ends that are being written. One of a partition without a quorum takes longer: it goes on being written, and
-/// is asked for again, while the others of the same call are answered.
+/// So long the answer waits for ends that are being written. One of a partition without a quorum takes longer: it goes on being written,
+/// and is asked for again, while the others of the same call are answered.
 const WRITE_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Where the end of a transaction is to be written.
