@@ -178,6 +178,8 @@ impl TransactionalProducer {
                 return Err(error.into());
             }
         };
+        // Before the records are handled: by then the membership may be another one.
+        let group = consumer.metadata();
         let done = async {
             let made = match transform(&gathered.records).await {
                 Ok(made) => made,
@@ -188,7 +190,6 @@ impl TransactionalProducer {
                 // Its delivery is the commit's.
                 drop(transaction.send(record).await?);
             }
-            let group = consumer.metadata();
             transaction.commit_offsets(&group, &gathered.offsets()).await?;
             Ok::<_, ClientError>(Ok(count))
         };
