@@ -148,17 +148,17 @@ pub enum PartitionCommand {
     },
     /// An append of whose batch compaction has left some records.
     CompactedAppend {
-        /// What it was.
-        original: Original,
+        /// What it was; a command that is rare makes no other one larger.
+        original: Box<Original>,
         /// The batch with those records.
         batch: Bytes,
     },
     /// An append, or a marker, of whose batch compaction has left no record.
     EmptiedAppend {
         /// What it was.
-        original: Original,
+        original: Box<Original>,
         /// What its batch was, as far as apply looks at it.
-        remains: Remains,
+        remains: Box<Remains>,
     },
     /// Let tombstones go that every replica has compacted.
     AdvanceHorizon {
@@ -460,12 +460,12 @@ impl PartitionCommand {
                 batch: Bytes::new(),
             }),
             PartitionCommandKind::CompactedAppend => Ok(Self::CompactedAppend {
-                original: whole(Original::decode(&mut input)?, input)?,
+                original: Box::new(whole(Original::decode(&mut input)?, input)?),
                 batch: Bytes::new(),
             }),
             PartitionCommandKind::EmptiedAppend => {
-                let original = Original::decode(&mut input)?;
-                let remains = whole(Remains::decode(&mut input)?, input)?;
+                let original = Box::new(Original::decode(&mut input)?);
+                let remains = Box::new(whole(Remains::decode(&mut input)?, input)?);
                 Ok(Self::EmptiedAppend { original, remains })
             }
             PartitionCommandKind::AdvanceHorizon => Ok(Self::AdvanceHorizon {

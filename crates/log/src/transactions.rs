@@ -118,6 +118,6 @@ pub struct ProducerState {
     pub last_sequence: Option<i32>,
     /// The leader's time of its last batch or marker, milliseconds since the Unix epoch.
     pub last_ms: i64,
-    /// Its transaction.
+    /// The transaction that it has open here.
     pub open: Option<OpenTransaction>,
 }

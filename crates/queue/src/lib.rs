@@ -15,8 +15,8 @@
 //! The machine of a partition is `PartitionState` of the crate `log`, which has [`Slots`] as a field and depends on this crate, not
 //! the other way round. A queue's commands and the appends go into one entry in three places (an append with marks gets its offset
 //! and writes rows by it; a carry appends and marks done; a schedule appends and moves on), and it is the log that gives offsets, so
-//! it calls down: [`Slots::apply`], [`Slots::appended`], [`Slots::judge_carry`] and [`Slots::carry`], [`Slots::cut_off`]; and of transactions
-//! [`Slots::sent_in`] and [`Slots::end_transaction`]. This crate
+//! it calls down: [`Slots::apply`], [`Slots::appended`], [`Slots::judge_carry`] and [`Slots::carry`], [`Slots::cut_off`]; and of
+//! transactions [`Slots::sent_in`] and [`Slots::end_transaction`]. This crate
 //! knows no batch and no producer, only offsets ([`Context`]). A third crate over both would have to take the commands' kinds, the
 //! snapshot and the retention away from `log` to no gain. A partition without queues has no bytes of them in its state.
 //!

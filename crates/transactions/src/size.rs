@@ -39,4 +39,7 @@ const fn largest_row() -> u64 {
     new_row(ID_BYTES_MAX) + participants
 }
 
-const _: () = assert!(largest_row() <= BYTES_MAX, "a transaction of any size fits an empty shard");
+const _: () = assert!(
+    largest_row() <= BYTES_MAX,
+    "a transaction of any size fits an empty shard"
+);

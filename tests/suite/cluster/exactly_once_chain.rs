@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use jangada_client::{
-    Client, ClientError, CommitMode, ConsumedRecord, ConsumerConfig, ExactlyOnceOptions, GroupConfig, ProducerConfig, ProducerRecord,
-    StartAt, TransactionOptions, TransactionalProducer,
+    Client, ClientError, CommitMode, ConsumedRecord, ConsumerConfig, ExactlyOnceOptions, GroupConfig, ProducerConfig,
+    ProducerRecord, StartAt, TransactionOptions, TransactionalProducer,
 };
 use tokio::task::JoinHandle;
 
@@ -41,7 +41,9 @@ async fn each_number_comes_out_of_the_chain_once_while_brokers_and_stages_die() 
     let sent = Arc::new(AtomicU64::new(0));
     let input = feed(cluster.client().await, stop.clone(), sent.clone());
     let client = cluster.client().await;
-    let mut workers: Vec<JoinHandle<()>> = (0..STAGES * WORKERS).map(|number| work(client.clone(), number)).collect();
+    let mut workers: Vec<JoinHandle<()>> = (0..STAGES * WORKERS)
+        .map(|number| work(client.clone(), number))
+        .collect();
     let all_read = Arc::new(AtomicBool::new(false));
     let witness = witness(cluster.client().await, all_read.clone());
 
@@ -138,11 +140,16 @@ async fn stage(client: &Client, number: usize) -> Result<(), ClientError> {
             let made = records.iter().map(|record| {
                 let key = record.key.clone().expect("it has a key");
                 let value: u64 = text(record.value.as_deref()).parse().expect("a number");
-                ProducerRecord::new(TOPICS[stage + 1]).with_key(key).with_value((2 * value).to_string())
+                ProducerRecord::new(TOPICS[stage + 1])
+                    .with_key(key)
+                    .with_value((2 * value).to_string())
             });
             Ok::<_, ClientError>(made.collect())
         };
-        match producer.process(&mut consumer, ExactlyOnceOptions::default(), transform).await {
+        match producer
+            .process(&mut consumer, ExactlyOnceOptions::default(), transform)
+            .await
+        {
             Ok(_) => {}
             Err(error) if error.is_retryable() => {}
             Err(error) => return Err(error),
@@ -168,7 +175,10 @@ fn witness(client: Client, all_read: Arc<AtomicBool>) -> JoinHandle<Came> {
     tokio::spawn(async move {
         let mut consumer = client.consumer(ConsumerConfig::default()).expect("the defaults");
         let topic = TOPICS[STAGES];
-        consumer.assign_topic(topic, StartAt::Earliest).await.expect("the topic is there");
+        consumer
+            .assign_topic(topic, StartAt::Earliest)
+            .await
+            .expect("the topic is there");
         let mut came = Came::new();
         let mut ends = None;
         loop {
@@ -192,7 +202,10 @@ fn witness(client: Client, all_read: Arc<AtomicBool>) -> JoinHandle<Came> {
 async fn read_until(client: &Client, count: u64) -> Came {
     let mut consumer = client.consumer(ConsumerConfig::default()).expect("the defaults");
     let topic = TOPICS[STAGES];
-    consumer.assign_topic(topic, StartAt::Earliest).await.expect("the topic is there");
+    consumer
+        .assign_topic(topic, StartAt::Earliest)
+        .await
+        .expect("the topic is there");
     let mut came = Came::new();
     let deadline = Instant::now() + 2 * WAIT;
     let mut ends = None;

@@ -11,6 +11,7 @@ mod bootstrap;
 mod bootstrap_steps;
 mod cli_habits;
 mod clock_jumps;
+mod compaction;
 mod conditional;
 mod connections;
 mod create_races;

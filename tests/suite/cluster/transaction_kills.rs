@@ -19,8 +19,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use jangada_client::{
-    Client, ClientError, ConsumerConfig, Isolation, OffsetAt, ProducerRecord, StartAt, TransactionOptions, TransactionOutcome,
-    TransactionalProducer,
+    Client, ClientError, ConsumerConfig, Isolation, OffsetAt, ProducerRecord, StartAt, TransactionOptions,
+    TransactionOutcome, TransactionalProducer,
 };
 use rand::RngExt;
 use tokio::task::JoinHandle;
@@ -50,7 +50,9 @@ impl Value {
 
     fn decode(text: &[u8]) -> Value {
         let text = std::str::from_utf8(text).expect("a value is text");
-        let mut numbers = text.split('/').map(|number| number.parse().expect("a value is three numbers"));
+        let mut numbers = text
+            .split('/')
+            .map(|number| number.parse().expect("a value is three numbers"));
         let mut next = || numbers.next().expect("a value is three numbers");
         Value {
             writer: next(),
@@ -139,7 +141,10 @@ async fn readers_of_committed_records_see_whole_transactions_while_brokers_are_k
     let client = cluster.client().await;
     let bound = TIMEOUT + Duration::from_secs(5);
     let stopped = Instant::now();
-    eventually("no transaction is open", WAIT, || async { all_is_stable(&client).await.ok()?.then_some(()) }).await;
+    eventually("no transaction is open", WAIT, || async {
+        all_is_stable(&client).await.ok()?.then_some(())
+    })
+    .await;
     let until_stable = stopped.elapsed();
     let whole = read_all(&client).await;
     let mut readers: Vec<Seen> = Vec::new();
@@ -160,7 +165,10 @@ async fn readers_of_committed_records_see_whole_transactions_while_brokers_are_k
         world.timed_out.load(Ordering::Relaxed),
         world.fenced.load(Ordering::Relaxed),
     );
-    assert!(kills > 0 && count(&Outcome::Committed) > 20 && count(&Outcome::Aborted) > 5, "there was something to see");
+    assert!(
+        kills > 0 && count(&Outcome::Committed) > 20 && count(&Outcome::Aborted) > 5,
+        "there was something to see"
+    );
     assert!(until_stable <= bound, "a transaction hung for {until_stable:?}");
     check(&whole, &written);
     for seen in &readers {
@@ -177,7 +185,10 @@ fn check(whole: &Seen, written: &BTreeMap<(u32, u32), Written>) {
             let is_new = seen.entry(value.of()).or_default().insert(value.at);
             assert!(is_new, "{value:?} is twice, again at {partition}:{offset}");
             if let Some(before) = last.insert(value.writer, *value) {
-                assert!(before < *value, "{value:?} at {partition}:{offset} comes behind {before:?}");
+                assert!(
+                    before < *value,
+                    "{value:?} at {partition}:{offset} comes behind {before:?}"
+                );
             }
         }
     }
@@ -185,8 +196,16 @@ fn check(whole: &Seen, written: &BTreeMap<(u32, u32), Written>) {
         let Some(Written { values: all, outcome }) = written.get(transaction) else {
             panic!("nobody wrote {transaction:?}");
         };
-        assert_ne!(*outcome, Outcome::Aborted, "aborted read of {transaction:?}: {values:?}");
-        assert_eq!(values.len(), *all as usize, "torn transaction {transaction:?}, {outcome:?}: {values:?} of {all}");
+        assert_ne!(
+            *outcome,
+            Outcome::Aborted,
+            "aborted read of {transaction:?}: {values:?}"
+        );
+        assert_eq!(
+            values.len(),
+            *all as usize,
+            "torn transaction {transaction:?}, {outcome:?}: {values:?} of {all}"
+        );
     }
     for (transaction, Written { outcome, .. }) in written {
         if *outcome == Outcome::Committed {
@@ -201,9 +220,16 @@ fn is_the_same(seen: &Seen, whole: &Seen) {
         let got = seen.get(partition).map_or(&[][..], |got| &got[..]);
         let differs = got.iter().zip(records).position(|(got, is)| got != is);
         if let Some(at) = differs {
-            panic!("partition {partition}: a reader got {:?} where {:?} is", got[at], records[at]);
+            panic!(
+                "partition {partition}: a reader got {:?} where {:?} is",
+                got[at], records[at]
+            );
         }
-        assert_eq!(got.len(), records.len(), "partition {partition}: a reader got another number of records");
+        assert_eq!(
+            got.len(),
+            records.len(),
+            "partition {partition}: a reader got another number of records"
+        );
     }
 }
 
@@ -253,7 +279,10 @@ fn note(world: &World, transaction: (u32, u32), values: u32, outcome: Outcome) {
 }
 
 /// One transaction: how many values it has, and how it ended.
-async fn one_transaction(producer: &mut TransactionalProducer, (writer, number): (u32, u32)) -> (u32, Result<Outcome, ClientError>) {
+async fn one_transaction(
+    producer: &mut TransactionalProducer,
+    (writer, number): (u32, u32),
+) -> (u32, Result<Outcome, ClientError>) {
     let (values, pace, aborts) = {
         let mut chance = rand::rng();
         let pace = match chance.random_range(0..30) {
@@ -273,7 +302,9 @@ async fn one_transaction(producer: &mut TransactionalProducer, (writer, number):
             at,
         };
         let partition = rand::random_range(0..PARTITIONS);
-        let record = ProducerRecord::new(TOPIC).with_partition(partition).with_value(value.encode());
+        let record = ProducerRecord::new(TOPIC)
+            .with_partition(partition)
+            .with_value(value.encode());
         if let Err(error) = transaction.send(record).await {
             drop(transaction);
             return (values, Err(error));
@@ -307,7 +338,10 @@ async fn resolve(producer: &mut TransactionalProducer, world: &World) -> Outcome
 fn read(client: Client, world: Arc<World>) -> JoinHandle<Seen> {
     tokio::spawn(async move {
         let mut consumer = client.consumer(ConsumerConfig::default()).expect("the defaults");
-        consumer.assign_topic(TOPIC, StartAt::Earliest).await.expect("the topic is there");
+        consumer
+            .assign_topic(TOPIC, StartAt::Earliest)
+            .await
+            .expect("the topic is there");
         let mut seen = Seen::new();
         let mut ends = None;
         loop {
@@ -331,15 +365,26 @@ fn take(seen: &mut Seen, records: Vec<jangada_client::ConsumedRecord>) {
     for record in records {
         let partition = seen.entry(record.partition).or_default();
         if let Some((last, _)) = partition.last() {
-            assert!(record.offset > *last, "partition {}: {} behind {last}", record.partition, record.offset);
+            assert!(
+                record.offset > *last,
+                "partition {}: {} behind {last}",
+                record.partition,
+                record.offset
+            );
         }
-        partition.push((record.offset, Value::decode(record.value.as_deref().expect("it has a value"))));
+        partition.push((
+            record.offset,
+            Value::decode(record.value.as_deref().expect("it has a value")),
+        ));
     }
 }
 
 async fn read_all(client: &Client) -> Seen {
     let mut consumer = client.consumer(ConsumerConfig::default()).expect("the defaults");
-    consumer.assign_topic(TOPIC, StartAt::Earliest).await.expect("the topic is there");
+    consumer
+        .assign_topic(TOPIC, StartAt::Earliest)
+        .await
+        .expect("the topic is there");
     let ends = consumer.end_offsets().await.expect("the leaders answer");
     let mut seen = Seen::new();
     let reading = async {
@@ -356,7 +401,9 @@ async fn read_all(client: &Client) -> Seen {
 
 /// The end of what a reader with this isolation gets.
 async fn end(client: &Client, partition: u32, isolation: Isolation) -> Result<i64, ClientError> {
-    let listed = client.list_offsets_as(TOPIC, partition, OffsetAt::Latest, isolation).await?;
+    let listed = client
+        .list_offsets_as(TOPIC, partition, OffsetAt::Latest, isolation)
+        .await?;
     Ok(listed.offset.expect("the end is an offset"))
 }
 
@@ -377,9 +424,16 @@ fn watch_ends(client: Client, world: Arc<World>) -> JoinHandle<()> {
         while !world.is_over() {
             for partition in 0..PARTITIONS {
                 for isolation in [Isolation::Committed, Isolation::Uncommitted] {
-                    let Ok(end) = end(&client, partition, isolation).await else { continue };
-                    let before = last.insert((partition, isolation == Isolation::Committed), end).unwrap_or(0);
-                    assert!(end >= before, "partition {partition}, {isolation:?}: the end goes back from {before} to {end}");
+                    let Ok(end) = end(&client, partition, isolation).await else {
+                        continue;
+                    };
+                    let before = last
+                        .insert((partition, isolation == Isolation::Committed), end)
+                        .unwrap_or(0);
+                    assert!(
+                        end >= before,
+                        "partition {partition}, {isolation:?}: the end goes back from {before} to {end}"
+                    );
                 }
             }
         }

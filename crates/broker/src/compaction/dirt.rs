@@ -10,10 +10,10 @@ use jangada_storage::{Store, StoreError};
 use jangada_types::{GroupId, Offset};
 use tokio::time::Instant;
 
-use super::Cleaner;
+use super::cleaner::Cleaner;
 use crate::partition::{Bounds, Partition, compacting};
 
-/// Bounds nothing.
+/// The offset behind all that can be, as a bound that bounds nothing.
 const FAR: Offset = Offset(i64::MAX);
 /// The saved state of a replica changes with each MiB of its log, or each 1,024 entries.
 const READ_SAVED_EVERY: Duration = Duration::from_secs(2);
@@ -54,7 +54,7 @@ impl Dirt {
         last.map_or(0, |(_, stamp)| stamp.gone_bytes)
     }
 
-    /// As [`Dirt::cleaned`], to be changed: what was counted is clean now.
+    /// What was cleaned, to be changed: what was counted as dirty is clean now.
     pub fn cleaned_mut(&mut self) -> &mut Cleaned {
         (self.surveyed, self.dirty_bytes, self.oldest_ms) = (Offset(0), 0, None);
         self.cleaned.get_or_insert_default()

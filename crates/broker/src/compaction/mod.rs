@@ -12,6 +12,7 @@
 //!
 //! While no topic is compacted, the task waits for a change of the metadata.
 
+mod cleaner;
 mod dirt;
 mod horizon;
 mod pass;
@@ -25,20 +26,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jangada_controller::{Image, TopicKind};
-use jangada_env::Random;
 use jangada_log::compaction::Rules;
 use jangada_types::topic_config::key;
 use jangada_types::{GroupId, ReplicaId};
 use tokio::time::{Instant, MissedTickBehavior};
 
+pub(crate) use self::cleaner::Cleaner;
 use self::dirt::{Dirt, Looked};
 pub(crate) use self::horizon::cleaned_since;
 use self::pass::Pacer;
 pub(crate) use self::status::{CompactionSample, CompactionStatus};
 use crate::cluster::metadata::Metadata;
-use crate::partition::{self, Partition};
+use crate::partition::Partition;
 use crate::replica::Replicas;
-use crate::settings::CompactionSettings;
 
 /// How often it is looked whether a pass is due.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -50,14 +50,6 @@ pub(crate) struct Compactor {
     pub metadata: Metadata,
     pub replicas: Arc<Replicas>,
     pub cleaner: Cleaner,
-}
-
-/// What cleans one partition.
-pub(crate) struct Cleaner {
-    pub shared: Arc<partition::Shared>,
-    pub random: Random,
-    pub settings: CompactionSettings,
-    pub status: Arc<CompactionStatus>,
 }
 
 impl Compactor {

@@ -15,7 +15,7 @@ use jangada_storage::StoreError;
 use jangada_types::{GroupId, Offset};
 use tokio::time::Instant;
 
-use super::Cleaner;
+use super::cleaner::Cleaner;
 use super::dirt::{Dirt, Looked};
 use crate::partition::{self, Partition, compacting};
 use crate::settings::CompactionSettings;

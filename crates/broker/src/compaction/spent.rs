@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use jangada_types::feature_level::COMPACTION_FEATURE_LEVEL;
 
+use super::Compactor;
+use super::cleaner::Cleaner;
 use super::pass::Pacer;
-use super::{Cleaner, Compactor};
 use crate::partition::{Partition, spent};
 
 /// How long such appends are gathered.

@@ -9,12 +9,15 @@ use jangada_types::batch::{BatchIter, decode_records};
 use jangada_types::topic_config::CleanupPolicy;
 use jangada_types::{BatchBuilder, Codec, Offset, Reason, TopicConfig};
 
+use jangada_env::Random;
+
 use super::dirt::Dirt;
 use super::pass::Pacer;
 use super::*;
-use crate::partition::{Expectation, Reading, compacting};
 use crate::partition::testing::{Broker, GROUP, Options, TIMEOUT, append};
+use crate::partition::{Expectation, Reading, compacting};
 use crate::quota::Caller;
+use crate::settings::CompactionSettings;
 
 const MAX: usize = 1 << 20;
 
@@ -178,9 +181,7 @@ async fn batches_that_were_refused_go_and_those_that_were_not_stay() {
     let value = "x".repeat(10_000);
     let large = || {
         let mut builder = BatchBuilder::new(Codec::None);
-        builder
-            .append(1, None, Some(value.as_bytes()), [])
-            .expect("it fits");
+        builder.append(1, None, Some(value.as_bytes()), []).expect("it fits");
         builder.build()
     };
     let expected = Expectation {
@@ -192,7 +193,12 @@ async fn batches_that_were_refused_go_and_those_that_were_not_stay() {
     let mut admitted = Vec::new();
     for _ in 0..2 {
         let room = partition.room(&Caller::alone(), large().len()).expect("there is room");
-        admitted.push(partition.admit(large(), expected, room).await.expect("it may come true"));
+        admitted.push(
+            partition
+                .admit(large(), expected, room)
+                .await
+                .expect("it may come true"),
+        );
     }
     broker.store.release_syncs();
     let mut outcomes = Vec::new();
@@ -223,7 +229,10 @@ async fn batches_that_were_refused_go_and_those_that_were_not_stay() {
     // What is left is applied again, and says the same.
     let partition = broker.lead(TopicConfig::default()).await;
     assert_eq!(partition.view.high_watermark(), Offset(1));
-    let fetched = partition.read(Offset(0), MAX, Reading::AS_IT_IS).await.expect("it leads");
+    let fetched = partition
+        .read(Offset(0), MAX, Reading::AS_IT_IS)
+        .await
+        .expect("it leads");
     assert!(fetched.batches.len() > value.len() && fetched.next_offset == Offset(1));
     broker.stop().await;
 }

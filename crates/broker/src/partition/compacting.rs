@@ -11,7 +11,7 @@ use jangada_log::tables::{ABORTED, CLEANED, IndexEntry};
 use jangada_machine::EncodedCommand;
 use jangada_replication::command_of;
 use jangada_storage::{KeyRange, Store, StoreError};
-use jangada_types::{GroupId, Offset, RowChange};
+use jangada_types::{GroupId, LogPosition, Offset, RowChange};
 
 use super::Partition;
 use super::index_reads::rows_from;
@@ -42,6 +42,17 @@ pub(crate) struct Piece {
 }
 
 impl Partition {
+    /// The positions of appends that got no offsets, of which not all were taken before.
+    pub fn take_spent(&self) -> Vec<LogPosition> {
+        self.view.spent.take()
+    }
+
+    /// Puts what is left of such appends in their place. False: it cannot be written.
+    pub async fn rewrite_spent(&self, commands: Vec<(LogPosition, EncodedCommand)>) -> bool {
+        let rows = self.hosted.group.derived_rows();
+        rows.rewrite(commands, Vec::new()).wait().await
+    }
+
     /// What bounds its compaction now.
     pub async fn compaction_bounds(&self) -> Bounds {
         let key_index = self.key_index.held().await.as_ref().map(|index| index.reached());

@@ -45,7 +45,7 @@ pub(crate) struct EndMarker {
     /// That from which on the producer may write again.
     pub producer_epoch: ProducerEpoch,
     pub coordinator_epoch: i32,
-    /// The transaction.
+    /// Number of the transaction among those of its transactional id.
     pub seq: u64,
     pub commit: bool,
 }

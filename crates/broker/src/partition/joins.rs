@@ -18,16 +18,11 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use jangada_types::limits::PRODUCERS_PER_PARTITION_MAX;
-use jangada_types::{BatchHeader, GroupId, LeaderEpoch, Offset, ProducerEpoch, ProducerId, Reason};
+use jangada_types::{GroupId, LeaderEpoch, Offset, ProducerEpoch, ProducerId};
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
-use super::Partition;
 use crate::error::RequestError;
-use crate::replica::LEADER_RETRY;
-
-/// How long a batch waits for the coordinator. The batches behind it in its stream wait as long.
-const JOIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The transaction that a batch says that it belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,14 +91,15 @@ struct Known {
     by_producer: BTreeMap<ProducerId, Arc<Joined>>,
 }
 
-struct Joined {
+pub(super) struct Joined {
     epoch: ProducerEpoch,
-    seq: OnceCell<u64>,
+    /// Its number; not set: nobody has asked yet, or it is being asked for.
+    pub seq: OnceCell<u64>,
 }
 
 impl Joins {
     /// What is known of a producer's transaction in this epoch: perhaps nothing yet.
-    fn of(&self, term: LeaderEpoch, id: ProducerId, epoch: ProducerEpoch) -> Arc<Joined> {
+    pub fn of(&self, term: LeaderEpoch, id: ProducerId, epoch: ProducerEpoch) -> Arc<Joined> {
         let mut known = self.0.lock();
         if known.term != term || known.by_producer.len() >= PRODUCERS_PER_PARTITION_MAX {
             (known.term, known.by_producer) = (term, BTreeMap::new());
@@ -128,50 +124,6 @@ impl Joins {
         if known.by_producer.get(&id).is_some_and(is_over) {
             known.by_producer.remove(&id);
         }
-    }
-}
-
-impl Partition {
-    /// The number of the transaction that a batch belongs to, which this partition is a part of then.
-    pub(super) async fn join(&self, transaction: &InTransaction, header: &BatchHeader) -> Result<u64, RequestError> {
-        let term = self.hosted.leader_epoch()?;
-        let (producer_id, producer_epoch) = (header.producer_id, header.producer_epoch);
-        let joined = self.joins.of(term, producer_id, producer_epoch);
-        if let Some(seq) = joined.seq.get() {
-            return Ok(*seq);
-        }
-        let ask = async {
-            let open = self.driver.with_machine(|state| state.open_transaction_of(producer_id));
-            if let Some((epoch, open)) = open
-                && epoch == producer_epoch
-            {
-                return Ok(open.seq);
-            }
-            let Some(transactions) = self.shared.transactions.get() else {
-                return Err(self.no_coordinator(transaction, "this broker is starting"));
-            };
-            let join = Join {
-                transactional_id: transaction.transactional_id.clone(),
-                producer_id,
-                producer_epoch,
-                partition: self.hosted.id(),
-                adds: transaction.adds,
-            };
-            transactions.join(join).await.map_err(|error| self.refuse(error))
-        };
-        let asked = tokio::time::timeout(JOIN_TIMEOUT, joined.seq.get_or_try_init(|| ask)).await;
-        match asked {
-            Ok(seq) => seq.copied(),
-            Err(_) => Err(self.no_coordinator(transaction, "it did not answer in time")),
-        }
-    }
-
-    fn no_coordinator(&self, transaction: &InTransaction, why: &str) -> RequestError {
-        let message = format!(
-            "partition {}: the coordinator of the transactional id {:?} is not available: {why}; nothing was appended, try again",
-            self.hosted.name, transaction.transactional_id
-        );
-        RequestError::new(Reason::NotReady, message).retry_after(LEADER_RETRY)
     }
 }
 

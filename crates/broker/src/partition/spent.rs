@@ -12,8 +12,6 @@ use jangada_types::{GroupId, LogPosition};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::Partition;
-
 /// Positions that are kept of one replica, 64 KiB; what is beyond stays in the log.
 const NOTED_MAX: usize = 4096;
 /// Smaller batches stay: what is left of an entry is not much smaller.
@@ -49,21 +47,8 @@ impl Spent {
         }
     }
 
-    fn take(&self) -> Vec<LogPosition> {
+    pub(super) fn take(&self) -> Vec<LogPosition> {
         std::mem::take(&mut *self.noted.lock())
-    }
-}
-
-impl Partition {
-    /// The positions of appends that got no offsets, of which not all were taken before.
-    pub fn take_spent(&self) -> Vec<LogPosition> {
-        self.view.spent.take()
-    }
-
-    /// Puts what is left of such appends in their place. False: it cannot be written.
-    pub async fn rewrite_spent(&self, commands: Vec<(LogPosition, EncodedCommand)>) -> bool {
-        let rows = self.hosted.group.derived_rows();
-        rows.rewrite(commands, Vec::new()).wait().await
     }
 }
 

@@ -14,8 +14,8 @@ use jangada_types::{LogPosition, Offset};
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
-use super::aborted::RecentAborted;
 use super::isolation::Ends;
+use super::recent_aborted::RecentAborted;
 use super::spent::Spent;
 use crate::queues::DeskCell;
 use crate::replica::Driven;

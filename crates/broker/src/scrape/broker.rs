@@ -185,7 +185,11 @@ impl BrokerSample {
 
     fn compaction(&self, to: &mut Writer<'_>) -> Result<(), Error> {
         let of = &self.compaction;
-        to.gauge("compaction_under_way", "Whether a pass of compaction runs now", of.under_way)?;
+        to.gauge(
+            "compaction_under_way",
+            "Whether a pass of compaction runs now",
+            of.under_way,
+        )?;
         to.counter("compaction_passes", "Passes of compaction that have ended", of.passes)?;
         to.counter(
             "compaction_read_bytes",

@@ -21,7 +21,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
-use super::consume::{Printer, WRITE_BYTES, Waits, passes, report_skipped};
+use super::consume_output::{Printer, WRITE_BYTES, Waits, passes, report_skipped};
 use crate::brokers::Brokers;
 use crate::cli::{CommitArg, ConsumeArgs, FromArg};
 use crate::connect::connect;

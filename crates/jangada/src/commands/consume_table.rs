@@ -6,7 +6,7 @@ use std::io::{self, BufWriter, Write as _};
 use bytes::Bytes;
 use jangada_client::ConsumedRecord;
 
-use super::consume::{Printer, WRITE_BYTES, config, passes, report_skipped};
+use super::consume_output::{Printer, WRITE_BYTES, config, passes, report_skipped};
 use super::consume_range::{Plan, matching};
 use crate::brokers::Brokers;
 use crate::cli::ConsumeArgs;

@@ -5,6 +5,7 @@ mod cluster;
 mod completion;
 mod consume;
 mod consume_group;
+mod consume_output;
 mod consume_range;
 mod consume_table;
 mod dlq;

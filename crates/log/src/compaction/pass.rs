@@ -50,9 +50,9 @@ pub struct Writes {
 /// A tombstone that is being taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TakenTombstone {
-    /// Its key.
+    /// The key that it deletes.
     pub key: Bytes,
-    /// Its offset.
+    /// The offset of the tombstone.
     pub offset: Offset,
 }
 
@@ -180,7 +180,8 @@ impl Pass {
         self.tally
     }
 
-    /// Puts the keys of a batch of the dirty part into the map, from an offset on. False: the map is full, and the part that is learned ends.
+    /// Puts the keys of a batch of the dirty part into the map, from an offset on. False: the map is full, and the part that is learned
+    /// ends.
     ///
     /// # Errors
     /// The batch cannot be read: none of its keys is in the map, since no reader gets their values.

@@ -266,8 +266,8 @@ fn taken_apart(command: PartitionCommand) -> Option<Append> {
         PartitionCommand::Marker { marker, batch } => {
             return Some(Append::Whole(Original::of_marker(&marker, size_of(&batch)), batch));
         }
-        PartitionCommand::CompactedAppend { original, batch } => return Some(Append::Whole(original, batch)),
-        PartitionCommand::EmptiedAppend { original, remains } => return Some(Append::Gone(original, remains)),
+        PartitionCommand::CompactedAppend { original, batch } => return Some(Append::Whole(*original, batch)),
+        PartitionCommand::EmptiedAppend { original, remains } => return Some(Append::Gone(*original, *remains)),
         _ => return None,
     };
     let original = Original {
@@ -295,7 +295,10 @@ impl PartitionCommand {
     /// An append with this batch in the place of its own, of which it is a part; `None`: no append, or nothing is left of it.
     pub fn with_fewer_records(self, fewer: Bytes) -> Option<Self> {
         match taken_apart(self)? {
-            Append::Whole(original, _) => Some(Self::CompactedAppend { original, batch: fewer }),
+            Append::Whole(original, _) => Some(Self::CompactedAppend {
+                original: Box::new(original),
+                batch: fewer,
+            }),
             Append::Gone(..) => None,
         }
     }
@@ -306,7 +309,10 @@ impl PartitionCommand {
             Append::Whole(original, batch) => (original, Remains::of(&BatchHeader::parse(&batch).ok()?)),
             Append::Gone(original, remains) => (original, remains),
         };
-        Some(Self::EmptiedAppend { original, remains })
+        Some(Self::EmptiedAppend {
+            original: Box::new(original),
+            remains: Box::new(remains),
+        })
     }
 }
 

@@ -166,7 +166,9 @@ impl Search {
         match self.cut {
             Cut::Below(offset) | Cut::Queue(offset) => row.last_offset < offset,
             Cut::Retention { oldest_ms, keep_bytes } => {
-                let stay = self.retained_bytes.saturating_sub(self.counted_bytes + self.counted(row));
+                let stay = self
+                    .retained_bytes
+                    .saturating_sub(self.counted_bytes + self.counted(row));
                 if self.is_held(row) {
                     return false;
                 }

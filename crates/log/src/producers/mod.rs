@@ -39,7 +39,7 @@ struct Producer {
     batches: VecDeque<Appended>,
     /// The last offset of its last batch; without one, the log's end when that marker came.
     last_offset: Offset,
-    /// Its transaction.
+    /// The transaction that it has open here.
     open: Option<OpenTransaction>,
     /// The last of its transactions that has ended; 0: none has.
     ended_seq: u64,

@@ -106,7 +106,10 @@ impl Cleaned {
     pub fn ended(&mut self, upto: Offset, stamp: Stamp) -> Vec<RowChange> {
         let mut changes = Vec::new();
         // Of an end that was there before the time stays: that is when the log was clean first.
-        let before = self.0.get(&upto).filter(|before| before.whole_below >= stamp.whole_below);
+        let before = self
+            .0
+            .get(&upto)
+            .filter(|before| before.whole_below >= stamp.whole_below);
         let at_ms = before.map_or(stamp.at_ms, |before| before.at_ms);
         let stamp = Stamp { at_ms, ..stamp };
         self.0.insert(upto, stamp);
@@ -207,12 +210,19 @@ mod tests {
         assert_eq!(cleaned.since_before(3), Offset(15));
         // It could be rewritten after all.
         cleaned.ended(Offset(30), whole_below(3, 30));
-        assert_eq!(cleaned.since_before(3), Offset(15), "what it stood before was not clean then");
+        assert_eq!(
+            cleaned.since_before(3),
+            Offset(15),
+            "what it stood before was not clean then"
+        );
         assert_eq!(cleaned.since_before(4), Offset(30));
         // One that was whole is not any more, as the file with it is damaged.
         cleaned.ended(Offset(40), whole_below(4, 5));
         assert_eq!(cleaned.since_before(2), Offset(5));
         cleaned.ended(Offset(40), whole_below(9, 40));
-        assert_eq!((cleaned.since_before(9), cleaned.since_before(10)), (Offset(30), Offset(40)));
+        assert_eq!(
+            (cleaned.since_before(9), cleaned.since_before(10)),
+            (Offset(30), Offset(40))
+        );
     }
 }

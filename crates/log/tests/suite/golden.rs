@@ -87,19 +87,19 @@ fn compacted_shapes() -> Vec<(&'static str, PartitionCommand)> {
         expiration_ms: 2,
     };
     let compacted = |form| PartitionCommand::CompactedAppend {
-        original: original(form),
+        original: Box::new(original(form)),
         batch: Bytes::new(),
     };
     let emptied = |form| PartitionCommand::EmptiedAppend {
-        original: original(form),
-        remains: Remains {
+        original: Box::new(original(form)),
+        remains: Box::new(Remains {
             last_offset_delta: 3,
             max_timestamp: 4,
             attributes: Attributes(0x18),
             producer_id: ProducerId(5),
             producer_epoch: ProducerEpoch(6),
             base_sequence: Sequence(7),
-        },
+        }),
     };
     let both = conditions(Some(0), Some((3, -1, u64::MAX)));
     let ids = IdFinding {

@@ -179,6 +179,7 @@ impl World {
 }
 
 /// What came of a step.
+#[allow(clippy::large_enum_variant, reason = "a test has one at a time")]
 enum Acted {
     Answered(Result<Offset, Rejection>),
     Went(LeaderStep),
@@ -268,10 +269,16 @@ fn of_a_compacted_topic_the_bytes_that_are_left_count() {
         gone_bytes: Some(5 * (batch - 10)),
         ..surroundings(None, Some(5 * batch + 25))
     };
-    world.leader.surroundings_changed(&world.state, &Arc::new(limited), world.now());
+    world
+        .leader
+        .surroundings_changed(&world.state, &Arc::new(limited), world.now());
     world.wait(0);
     assert_eq!(world.log_start(), 2, "at least so many bytes stay");
-    assert_eq!(world.state.retained_bytes(), 8 * batch, "what goes is counted as it was appended");
+    assert_eq!(
+        world.state.retained_bytes(),
+        8 * batch,
+        "what goes is counted as it was appended"
+    );
 }
 
 #[test]

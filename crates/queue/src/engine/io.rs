@@ -59,7 +59,7 @@ pub enum Settlement {
     /// It is done if the transaction is committed, and goes out again, without a failure, if it is aborted. Until then it is with nobody.
     /// This partition is among those that are told of the transaction's end.
     AckIn {
-        /// The transaction.
+        /// The transaction that it is part of.
         transaction: TransactionId,
     },
 }

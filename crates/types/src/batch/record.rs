@@ -275,7 +275,7 @@ pub(super) struct Deltas {
 }
 
 impl Deltas {
-    /// This one.
+    /// The deltas of one record.
     fn only(delta: i32) -> Self {
         Self {
             lowest: delta,

@@ -1,7 +1,8 @@
 //! `bench txn`: what transactions cost, beside plain records in the same run.
 //!
 //! First the time of one transaction after the other: a plain record and its acknowledgement, then a transaction, in turn, so that both
-//! meet the same cluster. Then throughput: plain records as fast as possible, then the same in transactions that are committed every so often.
+//! meet the same cluster. Then throughput: plain records as fast as possible, then the same in transactions that are committed every so
+//! often.
 
 use std::time::{Duration, Instant};
 
