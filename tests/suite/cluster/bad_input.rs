@@ -74,7 +74,7 @@ async fn topics(cluster: &Cluster) {
 async fn settings_of_topics(cluster: &Cluster) {
     let admin = cluster.admin().await;
     let cases = [
-        ("cleanup.policy", "compact"),
+        ("cleanup.policy", "archive"),
         ("no.such.key", "1"),
         ("retention.ms", "-2"),
         ("retention.ms", "soon"),

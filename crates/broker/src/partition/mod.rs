@@ -71,15 +71,14 @@ use tokio::sync::{Mutex, Notify, watch};
 pub(crate) use self::append::{Admitted, Appended};
 use self::append_time::AppendTimes;
 pub(crate) use self::compacting::Bounds;
-pub(crate) use self::ending::watch_transactions;
-// The coordinator's side asks for both.
+pub(crate) use self::ending::{EndMarker, watch_transactions};
 pub(crate) use self::fetch::Fetched;
 use self::group_offsets::GroupOffsets;
 pub(crate) use self::group_offsets::{SaidAt, Slowest};
 use self::inflight::Inflight;
 pub(crate) use self::isolation::{Ends, Isolation, Reading};
 use self::joins::Joins;
-pub(crate) use self::joins::{InTransaction, JoinTransactions, OpenHere, Standing};
+pub(crate) use self::joins::{InTransaction, Join, JoinTransactions, OpenHere, Standing};
 use self::key_index::{KeptIndex, KeyIndex};
 pub(crate) use self::leading::{LogStarts, RetentionClock};
 pub(crate) use self::retried::may_have_been_taken;
@@ -87,8 +86,6 @@ pub(crate) use self::room::Room;
 use self::spent::Spent;
 use self::view::ReplicaState;
 pub(crate) use self::view::View;
-#[allow(unused_imports, reason = "the coordinators of transactional ids are not hosted yet")]
-pub(crate) use self::{ending::EndMarker, joins::Join};
 use crate::clock_guard::ClockGuard;
 use crate::disk;
 use crate::error::RequestError;

@@ -1,12 +1,14 @@
 //! Consume, transform, produce: each record that is read takes effect once, in the records that are made of it.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use jangada_types::Reason;
 use tokio::time::{Instant, timeout_at};
 
-use super::{TransactionOutcome, TransactionalProducer};
+use super::{Inner, State, TransactionOutcome, TransactionalProducer};
 use crate::consumer::{ConsumedRecord, StartAt};
 use crate::error::ClientError;
 use crate::group::{Finished, GroupConsumer, OffsetCommit, TopicPartition};
@@ -51,10 +53,46 @@ struct Part {
     leader_epoch: Option<u32>,
 }
 
+/// What was read for a transaction.
 #[derive(Default)]
-struct Gathered {
+pub(super) struct Gathered {
     records: Vec<ConsumedRecord>,
     parts: BTreeMap<TopicPartition, Part>,
+}
+
+/// What was read, until it is committed or read again. A call that is dropped before leaves it to the next one.
+struct Held {
+    inner: Arc<Inner>,
+    gathered: Gathered,
+    is_settled: bool,
+}
+
+impl Held {
+    fn new(inner: &Arc<Inner>, gathered: Gathered) -> Self {
+        Self {
+            inner: inner.clone(),
+            gathered,
+            is_settled: false,
+        }
+    }
+
+    async fn read_again(&mut self, consumer: &mut GroupConsumer) -> Result<(), ClientError> {
+        self.gathered.read_again(consumer).await?;
+        self.is_settled = true;
+        Ok(())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if !self.is_settled && !self.gathered.parts.is_empty() {
+            let left = Gathered {
+                records: Vec::new(),
+                parts: std::mem::take(&mut self.gathered.parts),
+            };
+            *self.inner.left.lock().unwrap_or_else(PoisonError::into_inner) = Some(left);
+        }
+    }
 }
 
 impl Gathered {
@@ -74,15 +112,21 @@ impl Gathered {
             .position(&first.topic, first.partition)
             .unwrap_or(last.offset + 1);
         let leader_epoch = last.leader_epoch;
-        let part = self.parts.entry(partition).or_insert_with(|| Part {
-            owned: owned.clone(),
+        let read = Part {
+            owned,
             first: first.offset,
             next,
             leader_epoch,
-        });
-        if !part.owned.is(&owned) {
-            return false;
-        }
+        };
+        let part = match self.parts.entry(partition) {
+            Entry::Vacant(vacant) => vacant.insert(read),
+            // What was read before is not ours any more. What came now is, and is read again.
+            Entry::Occupied(mut known) if !known.get().owned.is(&read.owned) => {
+                known.insert(read);
+                return false;
+            }
+            Entry::Occupied(known) => known.into_mut(),
+        };
         (part.next, part.leader_epoch) = (next, leader_epoch);
         self.records.extend(records);
         true
@@ -125,6 +169,9 @@ impl TransactionalProducer {
     /// A transaction that cannot be committed is aborted, and its records come again: when partitions moved meanwhile, or its time was
     /// over. A commit without an answer is resolved.
     ///
+    /// A call that is dropped, as in `select!`, leaves what it read to the next one. Known fault: in one scripted test, with lost answers,
+    /// time-outs and rebalances at once and calls that are dropped, the records of one transaction are missing now and then.
+    ///
     /// The consumer needs [`CommitMode::Manual`](crate::CommitMode::Manual), and reads committed records (the default) if those that write
     /// to its topics are to be seen once, too.
     ///
@@ -166,22 +213,23 @@ impl TransactionalProducer {
             let text = "the group's offsets are committed by transactions: use CommitMode::Manual".to_owned();
             return Err(ClientError::Config(text).into());
         }
-        let mut gathered = Gathered::default();
-        if !gather(consumer, options, &mut gathered).await? {
-            gathered.read_again(consumer).await?;
+        self.take_up(consumer).await?;
+        let mut held = Held::new(&self.inner, Gathered::default());
+        if !gather(consumer, options, &mut held.gathered).await? {
+            held.read_again(consumer).await?;
             return Ok(NOTHING);
         }
         let transaction = match self.begin().await {
             Ok(transaction) => transaction,
             Err(error) => {
-                gathered.read_again(consumer).await?;
+                held.read_again(consumer).await?;
                 return Err(error.into());
             }
         };
         // Before the records are handled: by then the membership may be another one.
         let group = consumer.metadata();
         let done = async {
-            let made = match transform(&gathered.records).await {
+            let made = match transform(&held.gathered.records).await {
                 Ok(made) => made,
                 Err(error) => return Ok(Err(error)),
             };
@@ -190,7 +238,7 @@ impl TransactionalProducer {
                 // Its delivery is the commit's.
                 drop(transaction.send(record).await?);
             }
-            transaction.commit_offsets(&group, &gathered.offsets()).await?;
+            transaction.commit_offsets(&group, &held.gathered.offsets()).await?;
             Ok::<_, ClientError>(Ok(count))
         };
         let failed = match done.await {
@@ -203,12 +251,12 @@ impl TransactionalProducer {
             Ok(made) => made,
             Err(error) => {
                 let aborted = transaction.abort().await;
-                gathered.read_again(consumer).await?;
+                held.read_again(consumer).await?;
                 aborted?;
                 return error.map_or(Ok(NOTHING), Err);
             }
         };
-        let read = gathered.records.len();
+        let read = held.gathered.records.len();
         let outcome = match transaction.commit().await {
             Ok(_) => TransactionOutcome::Committed,
             Err(ClientError::TransactionUnknown(_)) => self.resolve().await?,
@@ -218,12 +266,28 @@ impl TransactionalProducer {
             Err(error) => return Err(error.into()),
         };
         match outcome {
-            TransactionOutcome::Committed => Ok(Processed { read, made }),
+            TransactionOutcome::Committed => {
+                held.is_settled = true;
+                Ok(Processed { read, made })
+            }
             TransactionOutcome::Aborted => {
-                gathered.read_again(consumer).await?;
+                held.read_again(consumer).await?;
                 Ok(NOTHING)
             }
         }
+    }
+
+    /// Goes on after a call that was dropped, or failed without an outcome: what it had read is read again, unless it is committed.
+    async fn take_up(&mut self, consumer: &mut GroupConsumer) -> Result<(), ClientError> {
+        let left = self.inner.left.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(left) = left else { return Ok(()) };
+        let mut held = Held::new(&self.inner, left);
+        let is_unresolved = matches!(*self.inner.state.lock().await, State::Unresolved(..));
+        if is_unresolved && self.resolve().await? == TransactionOutcome::Committed {
+            held.is_settled = true;
+            return Ok(());
+        }
+        held.read_again(consumer).await
     }
 }
 

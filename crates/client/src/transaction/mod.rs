@@ -21,6 +21,7 @@ use jangada_types::Reason;
 use tokio::runtime::Handle;
 use tokio::sync::OwnedMutexGuard;
 
+use exactly_once::Gathered;
 pub use exactly_once::{ExactlyOnceOptions, Processed};
 pub use options::TransactionOptions;
 
@@ -63,6 +64,8 @@ struct Inner {
     groups: Mutex<BTreeMap<Arc<str>, Arc<Coordinator>>>,
     /// Held by whoever ends a transaction: one that was dropped is aborted in the background, and the next one waits for that.
     state: Arc<tokio::sync::Mutex<State>>,
+    /// What a call of `process` had read, and did not come to an end with.
+    left: Mutex<Option<Gathered>>,
 }
 
 /// What comes next.
@@ -122,6 +125,7 @@ impl TransactionalProducer {
             calls,
             groups: Mutex::default(),
             state: Arc::new(tokio::sync::Mutex::new(State::Ready(first))),
+            left: Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
