@@ -3,45 +3,18 @@
 //! A new kind needs no code here. Its golden cases are recorded with `JANGADA_BLESS=1`, which adds lines to the files in
 //! `tests/golden` and changes none.
 
-use jangada_controller::{Command, CommandKind, FEATURE_LEVEL, Image, Reply, ReplyKind};
-use jangada_types::replicated::{Seeds, compare_golden, hex};
+use jangada_controller::{Command, CommandKind, FEATURE_LEVEL, Image, Reply};
+use jangada_types::replicated::{Declared as _, Seeds, compare_declared};
 use proptest::prelude::*;
-
-/// Number of golden cases of each kind. Cases drawn for another kind leave them as they are.
-const CASES: u64 = 4;
-
-fn seeds(case: u64, kind: u8) -> Seeds {
-    Seeds::new((case << 8) | u64::from(kind))
-}
-
-fn compare(file: &str, lines: impl IntoIterator<Item = (String, String)>) {
-    compare_golden(env!("CARGO_MANIFEST_DIR"), file, lines);
-}
 
 #[test]
 fn every_kind_of_command_keeps_its_bytes() {
-    let cases = CommandKind::ALL
-        .iter()
-        .flat_map(|kind| (0..CASES).map(move |case| (*kind, case)));
-    let lines = cases.map(|(kind, case)| {
-        let bytes = Command::sample(kind, &mut seeds(case, kind.byte())).encode();
-        assert_eq!(Command::decode(&bytes).map(|command| command.kind()), Ok(kind));
-        (format!("{} {case}", kind.as_str()), hex(&bytes))
-    });
-    compare("commands.txt", lines);
+    compare_declared::<Command>(env!("CARGO_MANIFEST_DIR"), "commands.txt");
 }
 
 #[test]
 fn every_kind_of_reply_keeps_its_bytes() {
-    let cases = ReplyKind::ALL
-        .iter()
-        .flat_map(|kind| (0..CASES).map(move |case| (*kind, case)));
-    let lines = cases.map(|(kind, case)| {
-        let bytes = Reply::sample(kind, &mut seeds(case, kind.byte())).encode();
-        assert_eq!(Reply::decode(&bytes).map(|reply| reply.kind()), Ok(kind));
-        (format!("{} {case}", kind.as_str()), hex(&bytes))
-    });
-    compare("replies.txt", lines);
+    compare_declared::<Reply>(env!("CARGO_MANIFEST_DIR"), "replies.txt");
 }
 
 /// The commands that each level added. A command's level is part of what older brokers rely on.
@@ -74,20 +47,12 @@ fn commands_keep_their_levels() {
 proptest! {
     #[test]
     fn every_command_comes_back(seed: u64) {
-        for kind in CommandKind::ALL {
-            let command = Command::sample(*kind, &mut Seeds::new(seed));
-            let bytes = command.encode();
-            prop_assert_eq!(&bytes[..2], &[1, kind.byte()]);
-            prop_assert_eq!(Command::decode(&bytes), Ok(command));
-        }
+        Command::assert_all_come_back(seed);
     }
 
     #[test]
     fn every_reply_comes_back(seed: u64) {
-        for kind in ReplyKind::ALL {
-            let reply = Reply::sample(*kind, &mut Seeds::new(seed));
-            prop_assert_eq!(Reply::decode(&reply.encode()), Ok(reply));
-        }
+        Reply::assert_all_come_back(seed);
     }
 
     /// For any history: no command that can be decoded makes the fold panic, and a snapshot gives back the folded

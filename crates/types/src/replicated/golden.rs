@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use super::{Declared, Seeds};
+
 /// Bytes as a line of a golden file has them.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -29,4 +31,24 @@ pub fn compare_golden(manifest: &str, file: &str, lines: impl IntoIterator<Item 
     if blesses {
         std::fs::write(&path, golden).expect("the golden file can be written");
     }
+}
+
+/// Golden cases of each kind. Whatever is drawn for another kind leaves them as they are.
+const CASES: u64 = 4;
+
+/// [`compare_golden`] of sample values of each kind: a new kind needs no code in its tests, only its lines.
+///
+/// # Panics
+/// Also when a value does not come back from its bytes.
+pub fn compare_declared<T: Declared>(manifest: &str, file: &str) {
+    let cases = T::KINDS
+        .iter()
+        .flat_map(|kind| (0..CASES).map(move |case| (*kind, case)));
+    let lines = cases.map(|(kind, case)| {
+        let (byte, name) = T::name(kind);
+        let bytes = T::sample(kind, &mut Seeds::new((case << 8) | u64::from(byte))).encode();
+        assert_eq!(T::decode(&bytes).map(|value| value.kind()), Ok(kind));
+        (format!("{name} {case}"), hex(&bytes))
+    });
+    compare_golden(manifest, file, lines);
 }

@@ -211,6 +211,32 @@ macro_rules! replicated {
             }
         }
 
+        impl $crate::replicated::Declared for $Command {
+            type Kind = $Kind;
+
+            const KINDS: &'static [$Kind] = $Kind::ALL;
+
+            fn name(kind: $Kind) -> (u8, &'static str) {
+                (kind.byte(), kind.as_str())
+            }
+
+            fn sample(kind: $Kind, seeds: &mut $crate::replicated::Seeds) -> Self {
+                Self::sample(kind, seeds)
+            }
+
+            fn kind(&self) -> $Kind {
+                self.kind()
+            }
+
+            fn encode(&self) -> ::bytes::Bytes {
+                self.encode()
+            }
+
+            fn decode(bytes: &[u8]) -> Result<Self, $crate::CodecError> {
+                Self::decode(bytes)
+            }
+        }
+
         /// The message types of the variants.
         mod forms {
             #[allow(unused_imports, reason = "a declaration may need none of them")]

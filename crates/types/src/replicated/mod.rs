@@ -33,11 +33,13 @@
 //! Rules for changes: a kind byte is never used again, and a field number neither. A command that a broker of an earlier
 //! level would fold differently gets a new kind, and is proposed only once every broker has its level.
 
+mod declared;
 mod golden;
 mod macros;
 mod sample;
 mod wire;
 
-pub use golden::{compare_golden, hex};
+pub use declared::Declared;
+pub use golden::{compare_declared, compare_golden, hex};
 pub use sample::{Sample, Seeds};
 pub use wire::Wire;
