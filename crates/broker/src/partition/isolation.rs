@@ -59,7 +59,7 @@ impl Reading {
 pub(crate) struct Ends {
     /// The offset after the last record that is committed by a quorum and applied.
     pub high_watermark: Offset,
-    /// The first offset of the earliest open transaction, or the high watermark.
+    /// The first offset of the earliest open transaction, or the high watermark; never below the log start.
     pub last_stable: Offset,
 }
 

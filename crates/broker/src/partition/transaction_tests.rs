@@ -264,6 +264,24 @@ async fn the_latest_offset_and_those_by_time_are_what_the_isolation_lets_one_rea
     world.broker.stop().await;
 }
 
+/// Who resets to the end would be sent below the log start again and again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_stable_offset_is_not_below_the_log_start() {
+    let world = World::begin().await;
+    world.plain().await;
+    world.sent((7, 0), 0).await;
+    world.plain().await;
+    assert_eq!(world.ends(), (1, 3));
+    assert_eq!(world.partition.trim(Some(Offset(2))).await, Ok(Offset(2)));
+    let ends = world.partition.confirmed_ends().await.expect("it leads");
+    assert_eq!(ends.of(Isolation::Committed), Offset(2));
+    assert_eq!(world.read(2, COMMITTED).await, (vec![], 2), "it waits there");
+    world.end((7, 1), 1, false).await;
+    assert_eq!(world.ends(), (4, 4));
+    assert_eq!(world.read(2, COMMITTED).await, (vec![2], 4));
+    world.broker.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_coordinator_is_asked_once_for_each_transaction() {
     let mut world = World::begin().await;

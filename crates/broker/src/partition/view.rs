@@ -231,7 +231,8 @@ impl Publisher for PartitionPublisher {
             }
             let ends = Ends {
                 high_watermark: state.next_offset(),
-                last_stable: state.last_stable_offset(),
+                // What was trimmed of an open transaction is no place where anybody reads.
+                last_stable: state.last_stable_offset().max(state.log_start()),
             };
             (
                 state.log_start(),
