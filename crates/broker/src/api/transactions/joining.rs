@@ -87,7 +87,7 @@ impl JoinTransactions for NodeTransactions {
 /// TOO_MANY_TRANSACTIONAL_IDS, DISK_FULL; NOT_READY: no coordinator could be asked.
 pub(crate) async fn join(node: &Arc<Node>, wanted: JoinTransaction) -> Result<u64, RequestError> {
     judge_id(&wanted.id)?;
-    let shard = known_shard_of_name(node, &wanted.id).ok_or_else(|| unknown(&wanted.id))?;
+    let shard = known_shard_of_name(node, &wanted.id).ok_or_else(|| without_leader(&wanted.id, no_shards()))?;
     let deadline = Instant::now() + JOIN_TIMEOUT;
     loop {
         let joined = match node.leaders.find(&shard, Route::PassOn).await {
@@ -109,7 +109,7 @@ pub(crate) async fn join(node: &Arc<Node>, wanted: JoinTransaction) -> Result<u6
 /// As [`join`], and NOT_LEADER.
 pub(crate) async fn join_for_another(node: &Arc<Node>, wanted: &JoinTransaction) -> Result<u64, RequestError> {
     judge_id(&wanted.id)?;
-    let shard = known_shard_of_name(node, &wanted.id).ok_or_else(|| unknown(&wanted.id))?;
+    let shard = known_shard_of_name(node, &wanted.id).ok_or_else(no_shards)?;
     let replica = node.leaders.leading::<CoordinatorReplica>(&shard).await?;
     join_here(node, &replica, wanted.clone()).await
 }
@@ -146,9 +146,9 @@ async fn join_here(node: &Node, replica: &CoordinatorReplica, wanted: JoinTransa
     }
 }
 
-fn unknown(id: &str) -> RequestError {
-    let message = format!("there is no transactional id {id:?}: initialize it");
-    RequestError::new(Reason::UnknownTransactionalId, message)
+/// The shards were created with the first id or group of the cluster, and this broker has not heard of it.
+fn no_shards() -> RequestError {
+    RequestError::new(Reason::NotReady, "this broker does not know the coordinator yet")
 }
 
 /// Whether a refusal says that another broker is to be asked, or the same one later.
@@ -186,6 +186,12 @@ mod tests {
         let told = without_leader("transfers", lost);
         assert_eq!((told.reason, told.definite), (Reason::NotReady, true));
         assert!(told.metadata.is_empty() && told.retry_delay.is_some(), "{told:?}");
+        let behind = without_leader("transfers", no_shards());
+        assert_eq!(
+            (behind.reason, behind.definite),
+            (Reason::NotReady, true),
+            "it may hear of it in a moment"
+        );
         let fenced = RequestError::new(Reason::ProducerFenced, "another process has the id").with("expected", 4);
         assert_eq!(without_leader("transfers", fenced.clone()), fenced);
     }
