@@ -34,12 +34,17 @@ impl Endings {
     pub fn took_effect(&self, command: &Command) {
         match command {
             Command::End { id, .. } => {
-                self.outgoing.notify_one();
+                self.wake();
                 self.changed(id);
             }
             Command::Complete { ended, .. } => ended.iter().for_each(|(id, _)| self.changed(id)),
             Command::Init { .. } | Command::Add { .. } | Command::Expire { .. } => {}
         }
+    }
+
+    /// Has the sender of markers look at once.
+    pub fn wake(&self) {
+        self.outgoing.notify_one();
     }
 
     /// Returns when there may be markers to send.
@@ -129,6 +134,15 @@ mod tests {
         assert!(first.is_some() && endings.begin(key(1)).is_none() && endings.begin(key(2)).is_some());
         drop(first);
         assert!(endings.begin(key(1)).is_some());
+    }
+
+    #[tokio::test]
+    async fn the_sender_looks_at_once_though_it_was_looking_when_it_was_woken() {
+        let endings = Endings::default();
+        endings.wake();
+        endings.outgoing().await;
+        let mut next = Box::pin(endings.outgoing());
+        assert!(futures::FutureExt::now_or_never(next.as_mut()).is_none());
     }
 
     #[tokio::test]

@@ -110,6 +110,8 @@ impl Front for CoordinatorReplica {
 
     fn refresh_leadership(&self) {
         self.driver.refresh_leadership();
+        // A leader that begins has everything to send that was decided before it.
+        self.endings.wake();
     }
 }
 
