@@ -7,7 +7,7 @@ use jangada_controller::{Broker, Image, TopicKind, admission};
 use jangada_coordinator::limits::OFFSETS_PER_COMMIT_MAX;
 use jangada_coordinator::{
     Answer, CommandKind, Committed, Group, HeartbeatResponse, StageRequest, Subscription, TopicPartition,
-    TransactionRef,
+    TransactionRef, require_stable,
 };
 use jangada_transactions::Producer;
 use jangada_types::{BrokerId, PartitionIndex, Reason, TopicId, validate_topic_name};
@@ -323,18 +323,8 @@ impl<'a> GroupCoordinator<'a> {
 
 /// Refuses offsets that an open transaction may replace.
 fn check_stable(group: &Group, wanted: &ReadOffsets) -> Result<(), RequestError> {
-    let is_wanted = |partition: &&TopicPartition| wanted.partitions.is_empty() || wanted.partitions.contains(partition);
-    let mut staged = group.pending.values().flat_map(|pending| pending.offsets.keys());
-    match staged.find(is_wanted) {
-        None => Ok(()),
-        Some(partition) => {
-            let message = format!(
-                "group {:?}: an open transaction has an offset of partition {} of topic {}; ask again after a moment",
-                wanted.group, partition.partition, partition.topic
-            );
-            Err(RequestError::new(Reason::UnstableOffsets, message).retry_after(STABLE_RETRY))
-        }
-    }
+    let stable = require_stable(&wanted.group, group, &wanted.partitions);
+    stable.map_err(|refused| RequestError::from(refused).retry_after(STABLE_RETRY))
 }
 
 /// Offsets of a group: those that are asked for, in their order, or all.
