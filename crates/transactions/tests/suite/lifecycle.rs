@@ -25,6 +25,41 @@ fn each_transaction_has_an_epoch_of_its_own() {
     assert_eq!(desk.visible(0), [1, 3, 5]);
 }
 
+/// What docs/delivery.md says a transaction costs: each command waits for the one before it, and each partition takes as long by itself.
+#[test]
+fn a_transaction_is_seen_after_four_rounds() {
+    let mut desk = Desk::new();
+    let producer = desk.take().expect("the id is free");
+    let commands = |desk: &Desk| desk.shard.image.version();
+    let before = commands(&desk);
+    assert_eq!(desk.write(producer, 0, 0, 1), Ok(Applied::Ok));
+    assert_eq!(
+        commands(&desk) - before,
+        1,
+        "the first batch of a partition joins, and is appended then"
+    );
+    assert_eq!(desk.write(producer, 0, 1, 2), Ok(Applied::Ok));
+    assert_eq!(commands(&desk) - before, 1, "those behind it are only appended");
+    desk.commit(producer).expect("it is open");
+    assert_eq!(commands(&desk) - before, 2, "it is decided");
+    assert_eq!(desk.visible(0), [0; 0], "and not seen yet");
+    let markers = desk.outgoing();
+    assert_eq!(markers.len(), 1);
+    desk.deliver(&markers[0]);
+    assert_eq!(desk.visible(0), [1, 2], "it is, though no coordinator has heard of it");
+    assert_eq!(
+        (commands(&desk) - before, desk.partitions[0].log.len()),
+        (2, 3),
+        "two batches and the marker"
+    );
+    desk.acknowledge(&markers[0], Delivery::Done);
+    assert_eq!(
+        commands(&desk) - before,
+        3,
+        "which nobody waits for but the next transaction"
+    );
+}
+
 #[test]
 fn a_transaction_without_participants_only_takes_an_epoch() {
     let mut desk = Desk::new();
