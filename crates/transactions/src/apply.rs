@@ -151,7 +151,12 @@ impl TransactionalId {
 
     /// Gives the id to a process.
     fn take_over(&mut self, next: Producer, is_by_holder: bool, timeout_ms: u32, at_ms: u64) {
-        self.previous = is_by_holder.then_some(self.producer);
+        self.previous = match self.producer.is_usable() {
+            _ if !is_by_holder => None,
+            true => Some(self.producer),
+            // Nobody has that one: it is its holder before who asks.
+            false => self.previous,
+        };
         self.producer = next;
         self.timeout_ms = timeout_ms;
         self.state = TransactionState::Empty;

@@ -52,6 +52,11 @@ impl Leader {
                 state if state.is_idle() && row.producer.is_usable() => {
                     Ok(Decision::Answer(Answer::Initialized { producer: row.producer }))
                 }
+                // The epochs were used up when its transaction was aborted: nobody was given the present producer.
+                state if state.is_idle() => {
+                    let next = row.producer.next(*fresh);
+                    Ok(next.map_or(Decision::NEEDS_ID, |next| init(Some(row.producer), next, true)))
+                }
                 _ => Err(rules::fenced(id, row, holder)),
             };
         }

@@ -219,6 +219,37 @@ fn a_transaction_that_times_out_at_the_last_epoch_needs_a_new_start() {
 }
 
 #[test]
+fn who_was_timed_out_at_the_last_epoch_is_given_another_producer_id() {
+    let (mut desk, producer) = at_last_epoch();
+    assert_eq!(desk.write(producer, 0, 0, 1), Ok(Applied::Ok));
+    desk.pass(60_001);
+    assert_eq!(desk.reset(producer), Err(Reason::ConcurrentTransactions));
+    desk.write_markers();
+    let next = desk.reset(producer).expect("nobody else has the id");
+    assert_eq!(next, Producer::first(ProducerId(desk.fresh)));
+    assert_eq!(desk.reset(producer), Ok(next), "the answer was lost");
+    assert_eq!(desk.write(next, 0, 0, 3), Ok(Applied::Ok));
+    assert_eq!(
+        desk.reset(producer),
+        Err(Reason::ProducerFenced),
+        "a copy that comes late aborts nothing"
+    );
+    desk.commit(next).expect("it is open");
+    desk.write_markers();
+    assert_eq!(desk.visible(0), [3]);
+
+    let (mut desk, producer) = at_last_epoch();
+    assert_eq!(desk.write(producer, 0, 0, 1), Ok(Applied::Ok));
+    assert_eq!(desk.take(), Err(Reason::ConcurrentTransactions));
+    desk.write_markers();
+    assert_eq!(
+        desk.reset(producer),
+        Err(Reason::ProducerFenced),
+        "another process takes the id"
+    );
+}
+
+#[test]
 fn an_operator_aborts_what_is_open_and_its_producer_goes_on() {
     let (mut desk, producer) = writing();
     let abort = |desk: &mut Desk| {
