@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jangada_shard::{self as shard, ShardLeader};
-use jangada_transactions::{Acknowledgment, Answer, Image, Leader, Now, Outgoing, Step, TransactionState};
+use jangada_transactions::{Acknowledgment, Answer, Image, Leader, Now, Outgoing, Step};
 use jangada_types::{Reason, Rejection};
 use tokio::time::Instant;
 
@@ -124,17 +124,13 @@ impl CoordinatorReplica {
     /// What this shard has of transactions, if it is led here.
     pub fn count_transactions(&self) -> Option<TransactionCounts> {
         self.driver.with_leader(|leader, shard, _| {
-            let mut counts = TransactionCounts {
+            let (open, since_ms) = leader.outbox().open_transactions();
+            TransactionCounts {
                 ids: shard.transactions.ids().len() as u64,
+                open: open as u64,
+                since_ms,
                 waiting_ends: leader.outbox().waiting_markers() as u64,
-                ..TransactionCounts::default()
-            };
-            let open = shard.transactions.ids().map(|(_, row)| row);
-            for row in open.filter(|row| row.state == TransactionState::Ongoing) {
-                counts.open += 1;
-                counts.since_ms = counts.since_ms.into_iter().chain([row.started_ms]).min();
             }
-            counts
         })
     }
 }

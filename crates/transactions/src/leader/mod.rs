@@ -14,7 +14,7 @@ mod requests;
 mod timers;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
 
 pub use config::Config;
@@ -43,6 +43,8 @@ pub struct Leader {
     timers: BTreeMap<Arc<str>, Timer>,
     /// The times at which ids are due, the earliest first. Entries that were overtaken are skipped.
     queue: BinaryHeap<Reverse<(u64, Arc<str>)>>,
+    /// The ids with an open transaction, by the time at which it began, milliseconds since the Unix epoch.
+    open: BTreeSet<(u64, Arc<str>)>,
     outbox: Outbox,
     /// Events that the host has yet to write down.
     events: Vec<Event>,
@@ -55,6 +57,7 @@ impl Leader {
             config,
             timers: BTreeMap::new(),
             queue: BinaryHeap::new(),
+            open: BTreeSet::new(),
             outbox: Outbox::default(),
             events: Vec::new(),
         };
@@ -115,6 +118,11 @@ impl Leader {
     /// Whether all markers of a decided transaction are written, though it may not be complete yet.
     pub fn is_written(&self, id: &str, seq: u64) -> bool {
         self.outbox.is_written(id, seq)
+    }
+
+    /// Number of open transactions, and the time at which the oldest of them began, milliseconds since the Unix epoch.
+    pub fn open_transactions(&self) -> (usize, Option<u64>) {
+        (self.open.len(), self.open.first().map(|(started_ms, _)| *started_ms))
     }
 
     /// Number of markers that are not acknowledged.

@@ -25,6 +25,8 @@ const PROPOSE_AGAIN_MS: u64 = 2_000;
 pub(super) struct Timer {
     /// The open transaction, and the time until which it may be open.
     open: Option<(u64, u64)>,
+    /// The time at which that one began, as it is counted among the open ones.
+    started_ms: Option<u64>,
     /// The stamp of the id's last change, and the time since which this leader has seen it unused.
     idle: Option<(u64, u64)>,
     /// Time before which nothing is proposed again.
@@ -92,7 +94,8 @@ impl Leader {
     /// Updates timer and outbox of an id from its row.
     pub(super) fn refresh(&mut self, image: &Image, id: &Arc<str>, now: Now) {
         let Some(row) = image.id(id) else {
-            self.timers.remove(id);
+            let timer = self.timers.remove(id);
+            self.count_open(id, timer.and_then(|timer| timer.started_ms), None);
             self.outbox.remove(id);
             return;
         };
@@ -114,7 +117,21 @@ impl Leader {
             timer.quiet_until = 0;
         }
         (timer.open, timer.idle) = (open, idle);
+        let started_ms = is_open.then_some(row.started_ms);
+        let counted = std::mem::replace(&mut timer.started_ms, started_ms);
+        self.count_open(id, counted, started_ms);
         self.enqueue(image, id, now);
+    }
+
+    /// Counts the open transaction of an id by when it began, instead of the one that was counted.
+    fn count_open(&mut self, id: &Arc<str>, before: Option<u64>, now: Option<u64>) {
+        if before == now {
+            return;
+        }
+        if let Some(before) = before {
+            self.open.remove(&(before, Arc::clone(id)));
+        }
+        self.open.extend(now.map(|now| (now, Arc::clone(id))));
     }
 
     /// The time at which something is to be done about the id.

@@ -250,6 +250,43 @@ fn who_was_timed_out_at_the_last_epoch_is_given_another_producer_id() {
 }
 
 #[test]
+fn a_leader_counts_the_open_transactions_of_its_ids() {
+    let (mut desk, producer) = writing();
+    let counts = |desk: &Desk| desk.shard.leader.as_ref().expect("one leads").open_transactions();
+    assert_eq!(counts(&desk), (1, Some(now(0).wall_ms)));
+    desk.pass(1_000);
+    let other = InitRequest {
+        id: "other".into(),
+        ..InitRequest::default()
+    };
+    let second = desk.init(other).expect("the id is free");
+    let joining = JoinRequest {
+        id: "other".into(),
+        ..join(second, &[0], JoinKind::Implicit)
+    };
+    desk.join(joining).expect("it is added");
+    assert_eq!(counts(&desk), (2, Some(now(0).wall_ms)));
+    desk.fail_over();
+    assert_eq!(
+        counts(&desk),
+        (2, Some(now(0).wall_ms)),
+        "the next leader counts the same"
+    );
+    desk.commit(producer).expect("it is open");
+    assert_eq!(
+        counts(&desk),
+        (1, Some(now(1_000).wall_ms)),
+        "what is decided is not open"
+    );
+    desk.write_markers();
+    desk.write(producer.bumped(), 0, 0, 2).expect("the next begins");
+    assert_eq!(counts(&desk), (2, Some(now(1_000).wall_ms)));
+    // Both time out.
+    desk.pass(60_001);
+    assert_eq!(counts(&desk), (0, None));
+}
+
+#[test]
 fn an_operator_aborts_what_is_open_and_its_producer_goes_on() {
     let (mut desk, producer) = writing();
     let abort = |desk: &mut Desk| {
