@@ -23,6 +23,12 @@ const PRODUCER: Producer = Producer {
     epoch: ProducerEpoch(4),
 };
 
+/// The epochs of its id were used up.
+const LAST: Producer = Producer {
+    id: ProducerId(8),
+    epoch: ProducerEpoch(32_766),
+};
+
 fn id() -> Arc<str> {
     "transfers".into()
 }
@@ -103,7 +109,7 @@ fn described(partitions: Vec<TopicPartition>) -> TransactionDescription {
         started_ms: 1_700,
         groups: partitions.iter().map(|_| Arc::from("readers")).collect(),
         partitions,
-        last: Some((ProducerEpoch(3), true)),
+        last: Some((LAST, true)),
         coordinator: BrokerId(2),
     }
 }

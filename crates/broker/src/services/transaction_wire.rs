@@ -110,7 +110,8 @@ fn state_to(image: &Image, described: TransactionDescription) -> v1::Transaction
         started_ms: i64::try_from(described.started_ms).unwrap_or(i64::MAX),
         partitions: partitions_to(image, described.partitions),
         groups: described.groups.iter().map(|group| group.to_string()).collect(),
-        last_epoch: described.last.map(|(epoch, _)| epoch.get().into()),
+        last_epoch: described.last.map(|(producer, _)| producer.epoch.get().into()),
+        last_producer_id: described.last.map(|(producer, _)| producer.id.get()),
         last_committed: described.last.is_some_and(|(_, is_committed)| is_committed),
         coordinator_id: described.coordinator.get(),
     }
@@ -121,8 +122,8 @@ fn state_of(state: v1::TransactionState) -> Result<TransactionDescription, Reque
         .into_iter()
         .find(|known| known.as_str() == state.state);
     let partitions = state.partitions.iter().map(|partition| partition_of(Some(partition)));
-    let last = state.last_epoch.map(i16::try_from).transpose();
-    let last = last.map_err(|_| invalid("the last epoch is not one"))?;
+    let last_id = state.last_producer_id.unwrap_or(state.producer_id);
+    let last = state.last_epoch.map(|epoch| producer_of(last_id, epoch)).transpose()?;
     Ok(TransactionDescription {
         state: known.ok_or_else(|| invalid(format!("transaction state {:?} is not known", state.state)))?,
         producer: producer_of(state.producer_id, state.producer_epoch)?,
@@ -130,7 +131,7 @@ fn state_of(state: v1::TransactionState) -> Result<TransactionDescription, Reque
         started_ms: u64::try_from(state.started_ms).unwrap_or_default(),
         partitions: partitions.collect::<Result<_, _>>()?,
         groups: state.groups.into_iter().map(Arc::from).collect(),
-        last: last.map(|epoch| (ProducerEpoch(epoch), state.last_committed)),
+        last: last.map(|producer| (producer, state.last_committed)),
         coordinator: BrokerId(state.coordinator_id),
         id: state.transactional_id.into(),
     })

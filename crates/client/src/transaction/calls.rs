@@ -102,14 +102,13 @@ impl Calls {
 
 /// What a description says of one transaction.
 fn found(state: &v1::TransactionState, (id, epoch): Identity) -> Found {
-    let epoch = i32::from(epoch.get());
-    if state.producer_id != id.get() {
-        return Found::Unknown;
-    }
+    let wanted = (id.get(), i32::from(epoch.get()));
+    // The next producer has another id when the epochs are used up. A broker of an earlier build does not name the last one.
+    let last_id = state.last_producer_id.unwrap_or(state.producer_id);
     match state.last_epoch {
-        Some(last) if last == epoch && state.last_committed => Found::Committed,
-        Some(last) if last == epoch => Found::Aborted,
-        _ if state.producer_epoch == epoch => Found::Open,
+        Some(last) if (last_id, last) == wanted && state.last_committed => Found::Committed,
+        Some(last) if (last_id, last) == wanted => Found::Aborted,
+        _ if (state.producer_id, state.producer_epoch) == wanted => Found::Open,
         _ => Found::Unknown,
     }
 }
@@ -151,5 +150,16 @@ mod tests {
             ..state.clone()
         };
         assert_eq!(found(&aborted, (ProducerId(7), ProducerEpoch(4))), Found::Aborted);
+        // The commit took the last epoch, and gave the next transaction another producer id.
+        let used_up = v1::TransactionState {
+            producer_id: 8,
+            producer_epoch: 0,
+            last_epoch: Some(i32::from(i16::MAX) - 1),
+            last_producer_id: Some(7),
+            ..state
+        };
+        let of = |id, epoch| found(&used_up, (ProducerId(id), ProducerEpoch(epoch)));
+        assert_eq!(of(7, i16::MAX - 1), Found::Committed);
+        assert_eq!((of(8, 0), of(8, i16::MAX - 1)), (Found::Open, Found::Unknown));
     }
 }

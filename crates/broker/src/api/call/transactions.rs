@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jangada_coordinator::TopicPartition;
 use jangada_transactions::{Delivery, Producer, Target, TransactionState};
-use jangada_types::{BrokerId, GroupId, PartitionIndex, ProducerEpoch, ProducerId};
+use jangada_types::{BrokerId, GroupId, PartitionIndex, ProducerId};
 
 use crate::api::resolve::PartitionRef;
 
@@ -62,8 +62,8 @@ pub(crate) struct TransactionDescription {
     /// Of a listing none.
     pub partitions: Vec<TopicPartition>,
     pub groups: Vec<Arc<str>>,
-    /// The epoch of the last transaction that ended, and whether it was committed.
-    pub last: Option<(ProducerEpoch, bool)>,
+    /// The producer of the last transaction that ended, and whether it was committed.
+    pub last: Option<(Producer, bool)>,
     pub coordinator: BrokerId,
 }
 

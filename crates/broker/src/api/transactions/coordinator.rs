@@ -247,7 +247,7 @@ pub(super) fn summary(id: Arc<str>, row: &TransactionalId, coordinator: BrokerId
         started_ms: if is_open { row.started_ms } else { 0 },
         partitions: Vec::new(),
         groups: Vec::new(),
-        last: row.last.map(|last| (last.producer.epoch, last.outcome.is_commit())),
+        last: row.last.map(|last| (last.producer, last.outcome.is_commit())),
         coordinator,
     }
 }
