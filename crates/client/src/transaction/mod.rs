@@ -66,6 +66,8 @@ struct Inner {
     state: Arc<tokio::sync::Mutex<State>>,
     /// What a call of `process` had read, and did not come to an end with.
     left: Mutex<Option<Gathered>>,
+    /// Where transactions are aborted that are dropped, perhaps outside of any runtime.
+    runtime: Handle,
 }
 
 /// What comes next.
@@ -126,6 +128,7 @@ impl TransactionalProducer {
             groups: Mutex::default(),
             state: Arc::new(tokio::sync::Mutex::new(State::Ready(first))),
             left: Mutex::default(),
+            runtime: Handle::current(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -420,12 +423,10 @@ impl Drop for Transaction<'_> {
             return;
         }
         let (inner, identity) = (self.inner.clone(), self.identity);
-        if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(async move {
-                if let Err(error) = inner.abort(identity, &mut state).await {
-                    tracing::warn!(id = %inner.id, %error, "a transaction that was dropped is not aborted yet");
-                }
-            });
-        }
+        inner.runtime.clone().spawn(async move {
+            if let Err(error) = inner.abort(identity, &mut state).await {
+                tracing::warn!(id = %inner.id, %error, "a transaction that was dropped is not aborted yet");
+            }
+        });
     }
 }

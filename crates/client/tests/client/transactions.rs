@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use jangada_client::{
     Client, ClientError, CommitMode, ConsumedRecord, Consumer, ConsumerConfig, ExactlyOnceOptions, GroupConfig,
-    GroupMetadata, Isolation, OffsetCommit, Processed, ProducerRecord, Reason, StartAt, TransactionOptions,
-    TransactionOutcome, TransactionalProducer,
+    GroupMetadata, Isolation, OffsetCommit, Processed, ProducerConfig, ProducerRecord, Reason, StartAt,
+    TransactionOptions, TransactionOutcome, TransactionalProducer,
 };
 use tokio::time::timeout;
 
@@ -172,6 +172,28 @@ async fn a_transaction_that_is_dropped_is_aborted_before_the_next_one() {
     let delivery = transaction.send(record(0, "lost")).await.expect("taken");
     delivery.await.expect("stored");
     drop(transaction);
+    let transaction = soon(producer.begin()).await.expect("the one before is aborted");
+    drop(transaction.send(record(0, "kept")).await.expect("taken"));
+    transaction.commit().await.expect("committed");
+    assert_eq!(all(&client, Isolation::Committed).await, ["kept"]);
+}
+
+/// As in a program that enters its runtime for each call.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_that_is_dropped_outside_of_the_runtime_is_aborted_before_the_next_one() {
+    let (_cluster, client) = impatient().await;
+    let options = TransactionOptions {
+        producer: ProducerConfig {
+            linger: Duration::from_secs(60),
+            ..small_batches()
+        },
+        ..TransactionOptions::default()
+    };
+    let opened = soon(TransactionalProducer::open(&client, "transfers", options)).await;
+    let mut producer = opened.expect("a life");
+    let transaction = producer.begin().await.expect("ready");
+    drop(transaction.send(record(0, "lost")).await.expect("taken"));
+    std::thread::scope(|scope| scope.spawn(|| drop(transaction)).join()).expect("it does not panic");
     let transaction = soon(producer.begin()).await.expect("the one before is aborted");
     drop(transaction.send(record(0, "kept")).await.expect("taken"));
     transaction.commit().await.expect("committed");
