@@ -161,9 +161,9 @@ impl TransactionalProducer {
     /// coordinator it is sent again.
     ///
     /// # Errors
-    /// [`ClientError::TransactionUnknown`] when it cannot be told: the coordinator does not answer, or, if the error is not
-    /// [retryable](ClientError::is_retryable), another producer has the id and has ended transactions of its own since.
-    /// [`ClientError::Config`] when no outcome is unknown.
+    /// [`ClientError::Unavailable`] and [`ClientError::OutcomeUnknown`] when the coordinator does not answer: call it again.
+    /// [`ClientError::TransactionUnknown`] when nobody can tell any more: another producer has the id and has ended transactions of its own
+    /// since. [`ClientError::Config`] when no outcome is unknown.
     pub async fn resolve(&mut self) -> Result<TransactionOutcome, ClientError> {
         let inner = &self.inner;
         let mut state = inner.state.clone().lock_owned().await;
@@ -179,7 +179,11 @@ impl TransactionalProducer {
                     return Ok(TransactionOutcome::Committed);
                 }
                 Err(failed) if is_lost(&failed) => TransactionOutcome::Aborted,
-                Err(_) => return Err(unknown),
+                // The next call finds what has become of it.
+                Err(failed) => {
+                    let rejection = failed.failure.rejection(&inner.calls.context("commit the transaction"));
+                    return Err(ClientError::OutcomeUnknown(rejection));
+                }
             },
             Found::Unknown => return Err(unknown),
         };

@@ -239,6 +239,10 @@ async fn an_unknown_commit_is_resolved() {
         );
         let error = producer.begin().await.map(drop).expect_err("it is unresolved");
         assert!(matches!(error, ClientError::TransactionUnknown(_)), "{error}");
+        if let EndFault::Miss = fault {
+            let error = soon(producer.resolve()).await.expect_err("the end is not answered");
+            assert!(error.is_retryable() && !error.is_definite(), "{error}");
+        }
         cluster.state().transactions.faults.clear();
         if is_timed_out {
             cluster.time_out("transfers");
