@@ -176,6 +176,9 @@ async fn stage(
                 }
                 return Err(ClientError::MembershipLost(failed.failure.rejection(&context)));
             }
+            (Some(Reason::TransactionTimedOut), _) => {
+                return Err(ClientError::TransactionTimedOut(failed.failure.rejection(&context)));
+            }
             (Some(Reason::ProducerFenced | Reason::InvalidTransactionState), _) => {
                 let cause = Arc::new(ClientError::Refused(failed.failure.rejection(&context)));
                 return Err(ClientError::TransactionAborted { cause });

@@ -8,6 +8,7 @@ use std::time::Duration;
 use jangada_types::Reason;
 use tokio::time::{Instant, timeout_at};
 
+use super::calls::Identity;
 use super::{Inner, State, TransactionOutcome, TransactionalProducer};
 use crate::consumer::{ConsumedRecord, StartAt};
 use crate::error::ClientError;
@@ -58,6 +59,10 @@ struct Part {
 pub(super) struct Gathered {
     records: Vec<ConsumedRecord>,
     parts: BTreeMap<TopicPartition, Part>,
+    /// The transaction that commits it; none: no commit was asked for yet.
+    commits: Option<Identity>,
+    /// Why no more could be read behind it, until somebody seeks.
+    ends_with: Option<ClientError>,
 }
 
 /// What was read, until it is committed or read again. A call that is dropped before leaves it to the next one.
@@ -81,6 +86,13 @@ impl Held {
         self.is_settled = true;
         Ok(())
     }
+
+    fn committed(&mut self) {
+        self.is_settled = true;
+        if let Some(error) = self.gathered.ends_with.take() {
+            *self.inner.read_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        }
+    }
 }
 
 impl Drop for Held {
@@ -89,6 +101,8 @@ impl Drop for Held {
             let left = Gathered {
                 records: Vec::new(),
                 parts: std::mem::take(&mut self.gathered.parts),
+                commits: self.gathered.commits,
+                ends_with: self.gathered.ends_with.take(),
             };
             *self.inner.left.lock().unwrap_or_else(PoisonError::into_inner) = Some(left);
         }
@@ -169,7 +183,8 @@ impl TransactionalProducer {
     /// A transaction that cannot be committed is aborted, and its records come again: when partitions moved meanwhile, or its time was
     /// over. A commit without an answer is resolved.
     ///
-    /// A call that is dropped, as in `select!`, leaves what it read to the next one.
+    /// A call that is dropped, as in `select!`, leaves what it read to the next one. An error that waits for a
+    /// [`seek`](GroupConsumer::seek) is returned when all before it is committed.
     ///
     /// The consumer needs [`CommitMode::Manual`](crate::CommitMode::Manual), and reads committed records (the default) if those that write
     /// to its topics are to be seen once, too.
@@ -214,9 +229,16 @@ impl TransactionalProducer {
         }
         self.take_up(consumer).await?;
         let mut held = Held::new(&self.inner, Gathered::default());
-        if !gather(consumer, options, &mut held.gathered).await? {
-            held.read_again(consumer).await?;
-            return Ok(NOTHING);
+        match gather(consumer, options, &mut held.gathered).await {
+            Ok(true) => {}
+            Ok(false) => {
+                held.read_again(consumer).await?;
+                return Ok(NOTHING);
+            }
+            Err(error) => {
+                held.read_again(consumer).await?;
+                return Err(error.into());
+            }
         }
         let transaction = match self.begin().await {
             Ok(transaction) => transaction,
@@ -256,6 +278,7 @@ impl TransactionalProducer {
             }
         };
         let read = held.gathered.records.len();
+        held.gathered.commits = Some(transaction.identity);
         let outcome = match transaction.commit().await {
             Ok(_) => TransactionOutcome::Committed,
             Err(ClientError::TransactionUnknown(_)) => self.resolve().await?,
@@ -266,7 +289,7 @@ impl TransactionalProducer {
         };
         match outcome {
             TransactionOutcome::Committed => {
-                held.is_settled = true;
+                held.committed();
                 Ok(Processed { read, made })
             }
             TransactionOutcome::Aborted => {
@@ -279,14 +302,32 @@ impl TransactionalProducer {
     /// Goes on after a call that was dropped, or failed without an outcome: what it had read is read again, unless it is committed.
     async fn take_up(&mut self, consumer: &mut GroupConsumer) -> Result<(), ClientError> {
         let left = self.inner.left.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(left) = left else { return Ok(()) };
+        let Some(left) = left else { return self.tell() };
         let mut held = Held::new(&self.inner, left);
-        let is_unresolved = matches!(*self.inner.state.lock().await, State::Unresolved(..));
-        if is_unresolved && self.resolve().await? == TransactionOutcome::Committed {
-            held.is_settled = true;
-            return Ok(());
+        if let Some(identity) = held.gathered.commits {
+            let is_unresolved =
+                matches!(*self.inner.state.lock().await, State::Unresolved(unresolved, _) if unresolved == identity);
+            if is_unresolved {
+                self.resolve().await?;
+            }
+            // Perhaps the caller has resolved it.
+            if self.inner.was_committed(identity) {
+                held.committed();
+                return self.tell();
+            }
         }
         held.read_again(consumer).await
+    }
+
+    /// Tells once why no more could be read behind what is committed.
+    fn tell(&self) -> Result<(), ClientError> {
+        let error = self
+            .inner
+            .read_error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        error.map_or(Ok(()), Err)
     }
 }
 
@@ -316,10 +357,12 @@ async fn gather(
         };
         match more {
             Ok(more) => is_whole = gathered.take(consumer, more),
-            Err(error) => {
-                gathered.read_again(consumer).await?;
-                return Err(error);
+            // What comes before it is done first: then somebody may seek beyond it, and nothing is left out but what cannot be read.
+            Err(error) if !error.is_retryable() && !gathered.records.is_empty() => {
+                gathered.ends_with = Some(error);
+                break;
             }
+            Err(error) => return Err(error),
         }
     }
     Ok(is_whole && gathered.is_owned(consumer))

@@ -64,8 +64,12 @@ struct Inner {
     groups: Mutex<BTreeMap<Arc<str>, Arc<Coordinator>>>,
     /// Held by whoever ends a transaction: one that was dropped is aborted in the background, and the next one waits for that.
     state: Arc<tokio::sync::Mutex<State>>,
+    /// The last transaction that is known to be committed.
+    committed: Mutex<Option<Identity>>,
     /// What a call of `process` had read, and did not come to an end with.
     left: Mutex<Option<Gathered>>,
+    /// Why no more could be read behind what such a call has committed, until that is told.
+    read_error: Mutex<Option<ClientError>>,
     /// Where transactions are aborted that are dropped, perhaps outside of any runtime.
     runtime: Handle,
 }
@@ -127,7 +131,9 @@ impl TransactionalProducer {
             calls,
             groups: Mutex::default(),
             state: Arc::new(tokio::sync::Mutex::new(State::Ready(first))),
+            committed: Mutex::default(),
             left: Mutex::default(),
+            read_error: Mutex::default(),
             runtime: Handle::current(),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -175,6 +181,7 @@ impl TransactionalProducer {
             Found::Aborted => TransactionOutcome::Aborted,
             Found::Open => match inner.calls.end(identity, true, inner.options.early).await {
                 Ok((next, _)) => {
+                    inner.note_committed(identity);
                     *state = State::Ready(next);
                     return Ok(TransactionOutcome::Committed);
                 }
@@ -187,6 +194,9 @@ impl TransactionalProducer {
             },
             Found::Unknown => return Err(unknown),
         };
+        if outcome == TransactionOutcome::Committed {
+            inner.note_committed(identity);
+        }
         *state = State::Used(identity);
         Ok(outcome)
     }
@@ -246,6 +256,15 @@ impl Inner {
         }
     }
 
+    fn note_committed(&self, identity: Identity) {
+        *self.committed.lock().unwrap_or_else(PoisonError::into_inner) = Some(identity);
+    }
+
+    /// Whether this was the last transaction that is known to be committed.
+    fn was_committed(&self, identity: Identity) -> bool {
+        *self.committed.lock().unwrap_or_else(PoisonError::into_inner) == Some(identity)
+    }
+
     fn group(&self, name: &Arc<str>) -> Arc<Coordinator> {
         let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
         let known = groups.entry(name.clone());
@@ -273,11 +292,13 @@ impl Inner {
     }
 }
 
-/// The error of a transaction that failed as its epoch was fenced, if no other producer did that.
+/// The error of a transaction that failed as its time was over, or its epoch was fenced, if no other producer did that.
 fn timed_out(error: ClientError) -> ClientError {
     if let ClientError::TransactionAborted { cause } = &error
-        && let ClientError::ProducerFenced { rejection, .. } | ClientError::Refused(rejection) = &**cause
-        && rejection.reason == Some(Reason::ProducerFenced)
+        && let ClientError::ProducerFenced { rejection, .. }
+        | ClientError::Refused(rejection)
+        | ClientError::TransactionTimedOut(rejection) = &**cause
+        && let Some(Reason::ProducerFenced | Reason::TransactionTimedOut) = rejection.reason
     {
         return ClientError::TransactionTimedOut(rejection.clone());
     }
@@ -335,8 +356,8 @@ impl Transaction<'_> {
     ///
     /// # Errors
     /// [`ClientError::MembershipLost`]: abort, the records are another member's now. [`ClientError::Refused`] with
-    /// `PARTITION_NOT_OWNED`, likewise. [`ClientError::TransactionAborted`], [`ClientError::Unavailable`],
-    /// [`ClientError::OutcomeUnknown`]: abort.
+    /// `PARTITION_NOT_OWNED`, likewise. [`ClientError::TransactionAborted`], [`ClientError::TransactionTimedOut`],
+    /// [`ClientError::Unavailable`], [`ClientError::OutcomeUnknown`]: abort.
     pub async fn commit_offsets(&self, group: &GroupMetadata, offsets: &[OffsetCommit]) -> Result<(), ClientError> {
         if let Some(error) = self.inner.producer.failure() {
             return Err(error);
@@ -387,6 +408,7 @@ impl Transaction<'_> {
         let ended = inner.calls.end(self.identity, true, inner.options.early).await;
         let committed = match ended {
             Ok((next, visible)) => {
+                inner.note_committed(self.identity);
                 **state = State::Ready(next);
                 Ok(Committed { visible })
             }

@@ -4,6 +4,7 @@
 
 mod admin;
 mod consume;
+mod exactly_once;
 mod fake;
 mod gaps;
 mod group;

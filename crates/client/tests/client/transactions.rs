@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jangada_client::{
-    Client, ClientError, CommitMode, ConsumedRecord, Consumer, ConsumerConfig, ExactlyOnceOptions, GroupConfig,
-    GroupMetadata, Isolation, OffsetCommit, Processed, ProducerConfig, ProducerRecord, Reason, StartAt,
-    TransactionOptions, TransactionOutcome, TransactionalProducer,
+    Client, ClientError, CommitMode, ConsumedRecord, Consumer, ConsumerConfig, GroupConfig, GroupMetadata, Isolation,
+    OffsetCommit, ProducerConfig, Reason, StartAt, TransactionOptions, TransactionOutcome, TransactionalProducer,
 };
 use tokio::time::timeout;
 
@@ -15,7 +14,7 @@ use crate::fake::{Cluster, EndFault, Error, Fault};
 use crate::group::{committed, config as group_config, member, offsets, soon, take, until};
 use crate::produce::{numbers, record, small_batches};
 
-async fn open(client: &Client) -> TransactionalProducer {
+pub async fn open(client: &Client) -> TransactionalProducer {
     let options = TransactionOptions {
         producer: small_batches(),
         ..TransactionOptions::default()
@@ -26,7 +25,7 @@ async fn open(client: &Client) -> TransactionalProducer {
 }
 
 /// Two partitions, and a client that gives up soon.
-async fn impatient() -> (Cluster, Client) {
+pub async fn impatient() -> (Cluster, Client) {
     let cluster = Cluster::start(1);
     cluster.create_topic("t", 2);
     let mut config = cluster.config();
@@ -45,7 +44,7 @@ async fn reader(client: &Client, isolation: Isolation) -> Consumer {
     consumer
 }
 
-fn values(records: &[ConsumedRecord]) -> Vec<String> {
+pub fn values(records: &[ConsumedRecord]) -> Vec<String> {
     let value = |record: &ConsumedRecord| String::from_utf8(record.value.clone().expect("a value").to_vec());
     let mut values: Vec<String> = records.iter().map(|record| value(record).expect("text")).collect();
     values.sort();
@@ -415,99 +414,4 @@ async fn who_takes_up_a_partition_waits_for_offsets_that_are_not_decided() {
     assert!(timeout(Duration::from_millis(300), consumer.next()).await.is_err());
     transaction.commit().await.expect("committed");
     assert_eq!(soon(consumer.next()).await.expect("a record").offset, 6);
-}
-
-/// Reads from "t" and writes to "out" until all is committed. Returns the rounds that were not committed.
-async fn copy(client: Client, id: String, cluster: &Cluster, records: i64) -> u32 {
-    let mut config = cluster_group();
-    config.session_timeout = Duration::from_secs(10);
-    let mut consumer = client.group_consumer(config).expect("good settings");
-    let producer = TransactionalProducer::open(&client, id.as_str(), TransactionOptions::default());
-    let mut producer = soon(producer).await.expect("a life");
-    let options = ExactlyOnceOptions {
-        records_max: 40,
-        interval: Duration::from_millis(5),
-    };
-    let mut again = 0;
-    let is_done = || (0..3).map(|at| committed(cluster, at).unwrap_or(0)).sum::<i64>() == records;
-    while !is_done() {
-        let transform = async |records: &[ConsumedRecord]| {
-            let made = records.iter().map(|record| {
-                let value = format!("{}/{}", record.partition, record.offset);
-                ProducerRecord::new("out").with_partition(0).with_value(value)
-            });
-            Ok::<_, ClientError>(made.collect())
-        };
-        let round = producer.process(&mut consumer, options, transform);
-        match timeout(Duration::from_millis(300), round).await {
-            // All may be committed by others, so that nothing comes.
-            Err(_) => {}
-            Ok(Ok(Processed { read: 0, .. })) => again += 1,
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => panic!("{error}"),
-        }
-    }
-    consumer.abandon().await;
-    again
-}
-
-fn cluster_group() -> GroupConfig {
-    GroupConfig {
-        commit: CommitMode::Manual,
-        ..GroupConfig::new("g", ["t"])
-    }
-}
-
-#[tokio::test]
-async fn records_are_transformed_once_across_failures_and_rebalances() {
-    const RECORDS: u32 = 300;
-    let cluster = Cluster::start(2);
-    cluster.create_topic("t", 3);
-    cluster.create_topic("out", 1);
-    let client = cluster.client().await;
-    fill(&client, 3, 0..RECORDS).await;
-    cluster
-        .state()
-        .transactions
-        .faults
-        .extend([EndFault::Lose, EndFault::Miss, EndFault::Lose]);
-    cluster.script(
-        "out",
-        0,
-        [
-            Fault::AppendThenCut,
-            Fault::Refuse(Error::definite(Reason::InvalidBatch)),
-        ],
-    );
-    let total = i64::from(RECORDS) * 3;
-    let late = async {
-        until("the first has begun", || committed(&cluster, 0).is_some()).await;
-        copy(client.clone(), "copy-2".to_owned(), &cluster, total).await
-    };
-    let trouble = async {
-        until("the first has begun", || committed(&cluster, 0).is_some()).await;
-        cluster.time_out("copy-1");
-    };
-    let all_of_it = async {
-        tokio::join!(
-            copy(client.clone(), "copy-1".to_owned(), &cluster, total),
-            late,
-            trouble
-        )
-    };
-    let (first, _, ()) = timeout(Duration::from_secs(60), all_of_it).await.expect("in time");
-    assert!(first > 0, "the failures met no transaction");
-
-    let mut consumer = client.consumer(ConsumerConfig::default()).expect("good settings");
-    consumer.assign_topic("out", StartAt::Earliest).await.expect("assigned");
-    let ends = consumer.end_offsets().await.expect("it answers");
-    let mut records = Vec::new();
-    while !consumer.reached(&ends) {
-        records.extend(soon(consumer.next_batch()).await.expect("records"));
-    }
-    let mut expected: Vec<String> = (0..3)
-        .flat_map(|at| (0..RECORDS).map(move |n| format!("{at}/{n}")))
-        .collect();
-    expected.sort();
-    assert_eq!(values(&records), expected);
 }

@@ -63,7 +63,12 @@ impl State {
 
     /// Makes a group part of the id's open transaction, and names that.
     pub fn join_group(&mut self, of: &v1::OffsetsTransaction, group: &str) -> Result<TransactionRef, Error> {
-        self.join(&of.transactional_id, (of.producer_id, of.producer_epoch))?;
+        let epoch = of.producer_epoch;
+        let known = self.transactions.ids.get(&of.transactional_id);
+        if known.is_some_and(|known| known.last == Some((epoch, false)) && known.life <= epoch) {
+            return Err(Error::definite(Reason::TransactionTimedOut));
+        }
+        self.join(&of.transactional_id, (of.producer_id, epoch))?;
         let id = self.transactions.ids.get_mut(&of.transactional_id).expect("it joined");
         id.groups.insert(group.to_owned());
         Ok(id.transaction())
