@@ -86,6 +86,7 @@ mod slow_disk;
 mod space;
 mod stalled_streams;
 mod stream_credit;
+mod transaction_calls;
 mod transaction_kills;
 mod transactions;
 mod up;

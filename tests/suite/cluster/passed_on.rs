@@ -31,7 +31,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Wishes that calls are passed on.
 #[derive(Clone, Copy)]
-struct PassOn;
+pub(super) struct PassOn;
 
 impl Interceptor for PassOn {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
@@ -43,7 +43,7 @@ impl Interceptor for PassOn {
     }
 }
 
-type Wishful = InterceptedService<Channel, PassOn>;
+pub(super) type Wishful = InterceptedService<Channel, PassOn>;
 
 async fn channel(cluster: &Cluster) -> Channel {
     let address = &cluster.node(ENTRANCE).addresses.public;
