@@ -190,11 +190,16 @@ impl Network {
         connected.inspect_err(|_| self.pace.failed())?;
         let (group, to) = (self.group, self.target.incarnation);
         let open = || peer.bulk.open_stream(group, to, pipeline::IN_FLIGHT_MESSAGES_MAX);
+        // Every broker serves from its own image of the metadata.
+        let hold = match group == GroupId::METADATA {
+            true => Duration::ZERO,
+            false => pipeline::COMMIT_HOLD,
+        };
         let pipeline = Pipeline::new(
             input,
             &mut self.unanswered,
             open,
-            pipeline::TIMEOUT,
+            (pipeline::TIMEOUT, hold),
             self.answers.clone(),
         );
         let session = (pipeline, &mut self.pace);

@@ -14,7 +14,7 @@ use tokio::time::{Instant, Sleep};
 use super::client::{Answers, protocol, unreachable};
 use super::link::{AppendStream, LinkError};
 use super::plausible::{self, Asked};
-use crate::raft_types::TypeConfig;
+use crate::raft_types::{LogId, TypeConfig};
 use crate::wire;
 
 /// Append messages of one group under way to one replica: within the 64 that openraft's follower buffers.
@@ -24,6 +24,9 @@ const IN_FLIGHT_BYTES_MAX: usize = 4 << 20;
 /// A replica that has appends and answers none of them for so long counts as unreachable. Far more than a disk takes
 /// that is merely slow.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the news that entries are committed waits for further entries to go along with. A follower needs it to apply what it has, and
+/// nobody waits for that; alone it costs as much as an entry.
+pub(super) const COMMIT_HOLD: Duration = Duration::from_millis(10);
 
 /// A stream of appends that the replica did not answer in time, kept until it does.
 pub(super) struct Unanswered {
@@ -48,6 +51,12 @@ pub(super) struct Pipeline<'a, S> {
     late: usize,
     /// A request that the link's window had no room for yet.
     next: Option<(AppendEntries, InFlight)>,
+    /// A request that tells nothing but what is committed: it goes when `hold` is over, unless a later one has told as much by then.
+    held: Option<(AppendEntries, InFlight)>,
+    hold: Duration,
+    release: Pin<Box<Sleep>>,
+    /// The last entry that was sent in this session.
+    sent: Option<LogId>,
     /// Each request under way.
     in_flight: VecDeque<InFlight>,
     judge: Answers,
@@ -72,7 +81,7 @@ impl<'a, S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<'a
         input: S,
         kept: &'a mut Option<Unanswered>,
         open: impl FnOnce() -> AppendStream,
-        patience: Duration,
+        (patience, hold): (Duration, Duration),
         judge: Answers,
     ) -> Self {
         let (stream, late) = match kept.take() {
@@ -86,6 +95,10 @@ impl<'a, S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<'a
             kept,
             late,
             next: None,
+            held: None,
+            hold,
+            release: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            sent: None,
             in_flight: VecDeque::new(),
             judge,
             in_flight_bytes: 0,
@@ -135,12 +148,10 @@ impl<'a, S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<'a
                         if unanswered == 0 {
                             self.heard = Instant::now();
                         }
-                        let asked = plausible::asked(&request);
-                        let request = wire::append_to(request);
-                        let bytes = wire::append_size(&request);
-                        self.next = Some((request, InFlight { bytes, asked }));
+                        self.take(request);
                     }
                 },
+                () = &mut self.release, if self.held.is_some() && self.next.is_none() => self.next = self.held.take(),
                 () = &mut self.alarm, if unanswered > 0 || self.next.is_some() => {
                     let end = self.heard + self.patience;
                     if end <= Instant::now() {
@@ -149,6 +160,23 @@ impl<'a, S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<'a
                     self.alarm.as_mut().reset(end);
                 }
             }
+        }
+    }
+
+    /// Takes a request that is to be sent now, or held.
+    fn take(&mut self, request: AppendEntriesRequest<TypeConfig>) {
+        let tells_commit_alone = request.entries.is_empty() && self.sent.is_some() && request.prev_log_id == self.sent;
+        let asked = plausible::asked(&request);
+        self.sent = asked.last();
+        let request = wire::append_to(request);
+        let bytes = wire::append_size(&request);
+        let request = (request, InFlight { bytes, asked });
+        if !tells_commit_alone || self.hold.is_zero() {
+            // It tells what is committed, too; openraft needs no answer to the one that was held, for the answer to this one says as much.
+            self.held = None;
+            self.next = Some(request);
+        } else if self.held.replace(request).is_none() {
+            self.release.as_mut().reset(Instant::now() + self.hold);
         }
     }
 
@@ -206,6 +234,8 @@ mod tests {
 
     use jangada_proto::internal::{AppendResult, Message, Refused};
     use jangada_types::{BrokerId, GroupId, Incarnation, ReplicaId};
+    use openraft::EntryPayload;
+    use openraft::entry::RaftEntry;
     use openraft::raft::StreamAppendError;
     use tokio::sync::mpsc;
     use tokio_stream::wrappers::ReceiverStream;
@@ -213,7 +243,7 @@ mod tests {
     use super::super::link::Loose;
     use super::super::plausible::Horizon;
     use super::*;
-    use crate::raft_types::{LeaderId, Vote, log_id};
+    use crate::raft_types::{Entry, LeaderId, Vote, log_id};
 
     /// What a pipeline of these tests has instead of ten seconds.
     const SHORT: Duration = Duration::from_millis(50);
@@ -261,11 +291,23 @@ mod tests {
                 let (group, to) = (GroupId(7), Incarnation::from(1));
                 self.loose.link.open_stream(group, to, IN_FLIGHT_MESSAGES_MAX)
             };
-            let mut pipeline = Pipeline::new(ReceiverStream::new(input), kept, open, SHORT, answers());
+            let timing = (SHORT, Duration::ZERO);
+            let mut pipeline = Pipeline::new(ReceiverStream::new(input), kept, open, timing, answers());
             let answer = tokio::time::timeout(LONG, pipeline.next()).await;
             answer
                 .expect("a silent peer is given up")
                 .expect("its input has not ended")
+        }
+
+        /// The next append that is sent while a pipeline runs: the number of its entries, and what it says is committed.
+        async fn sent(&mut self) -> (usize, Option<u64>) {
+            let message = tokio::time::timeout(LONG, self.loose.sent.recv()).await;
+            let message = message.expect("it is sent").expect("the link is there");
+            let Some(Body::Append(append)) = message.body else {
+                panic!("not an append");
+            };
+            self.waiting.push_back(message.call_id);
+            (append.entries.len(), append.leader_commit.map(|id| id.index))
         }
     }
 
@@ -350,5 +392,61 @@ mod tests {
         assert!(kept.is_none());
         assert!(peer.session(&mut kept, 1).await.is_err());
         assert_eq!(peer.take(), 1);
+    }
+
+    /// With one entry, or none, behind the entry of that index.
+    fn append_after(prev: u64, has_entry: bool, committed: u64) -> AppendEntriesRequest<TypeConfig> {
+        let entry = Entry::new(log_id(1, prev + 1), EntryPayload::Blank);
+        AppendEntriesRequest {
+            prev_log_id: Some(log_id(1, prev)),
+            leader_commit: Some(log_id(1, committed)),
+            entries: has_entry.then_some(entry).into_iter().collect(),
+            ..append()
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_committed_goes_with_the_next_entries_or_alone_when_none_come() {
+        for (hold, entry_follows) in [(LONG * 10, true), (SHORT, false)] {
+            let (mut peer, mut kept) = (Peer::new(), None);
+            let (requests, input) = mpsc::channel(8);
+            requests.try_send(append_after(4, true, 4)).unwrap();
+            requests.try_send(append_after(5, false, 5)).unwrap();
+            let open = || {
+                let (group, to) = (GroupId(7), Incarnation::from(1));
+                peer.loose.link.open_stream(group, to, IN_FLIGHT_MESSAGES_MAX)
+            };
+            let mut pipeline = Pipeline::new(ReceiverStream::new(input), &mut kept, open, (LONG, hold), answers());
+            let first = tokio::select! {
+                sent = peer.sent() => sent,
+                _ = pipeline.next() => panic!("nothing was answered"),
+            };
+            assert_eq!(first, (1, Some(4)));
+            if entry_follows {
+                requests.try_send(append_after(5, true, 5)).unwrap();
+            }
+            let second = tokio::select! {
+                sent = peer.sent() => sent,
+                _ = pipeline.next() => panic!("nothing was answered"),
+            };
+            assert_eq!(second, (usize::from(entry_follows), Some(5)));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_without_entries_that_openraft_begins_with_is_not_held() {
+        let (mut peer, mut kept) = (Peer::new(), None);
+        let (requests, input) = mpsc::channel(8);
+        requests.try_send(append_after(4, false, 4)).unwrap();
+        let open = || {
+            let (group, to) = (GroupId(7), Incarnation::from(1));
+            peer.loose.link.open_stream(group, to, IN_FLIGHT_MESSAGES_MAX)
+        };
+        let mut pipeline = Pipeline::new(ReceiverStream::new(input), &mut kept, open, (LONG, LONG * 10), answers());
+        let probe = tokio::select! {
+            sent = peer.sent() => sent,
+            _ = pipeline.next() => panic!("nothing was answered"),
+        };
+        assert_eq!(probe, (0, Some(4)));
     }
 }

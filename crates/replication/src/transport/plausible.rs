@@ -443,6 +443,13 @@ pub(crate) struct Asked {
     last: Option<LogId>,
 }
 
+impl Asked {
+    /// The last entry that the replica has after it.
+    pub fn last(&self) -> Option<LogId> {
+        self.last
+    }
+}
+
 /// The answer to an append.
 pub(crate) fn append_answer(horizon: &Horizon, asked: Asked, answer: &AppendResult) -> Judged {
     let Asked { before, last } = asked;
