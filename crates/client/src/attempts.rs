@@ -6,8 +6,8 @@ use crate::wire_error::{Disposition, Failure};
 /// The failed attempts so far of one call that is tried again, perhaps at another broker.
 #[derive(Debug, Default)]
 pub(crate) struct Attempts {
-    /// The last failure that a broker answered with. It is reported rather than that another broker could not be
-    /// reached after that, which would explain nothing. Once it is a refusal it stays.
+    /// The last failure that a broker told. It is reported rather than that another broker could not be reached after that, or that a
+    /// connection ended before its request was sent, which would explain nothing. Once it is a refusal it stays.
     last_answer: Option<Failure>,
     /// Whether one of the attempts may have had its effect.
     in_doubt: bool,
@@ -26,7 +26,7 @@ impl Attempts {
         let disposition = failure.disposition();
         self.in_doubt |= disposition == Disposition::Unknown;
         let is_refusal = |failure: &Failure| failure.disposition() == Disposition::Refuse;
-        if !self.last_answer.as_ref().is_some_and(is_refusal) && (failure.reason.is_some() || is_refusal(failure)) {
+        if !self.last_answer.as_ref().is_some_and(is_refusal) && (failure.told || is_refusal(failure)) {
             self.last_answer = Some(failure.clone());
         }
         disposition
@@ -101,6 +101,17 @@ mod tests {
         assert_eq!(failed.failure.message, "connection refused");
         let failed = given_up(&[answered(Reason::UnknownTopic), answered(Reason::NotReady)]);
         assert_eq!(failed.failure.reason, Some(Reason::UnknownTopic), "a refusal stands");
+    }
+
+    #[test]
+    fn what_a_broker_said_when_it_closed_the_connection_is_told_rather_than_that_it_is_closed() {
+        let sent_away = Failure {
+            told: true,
+            ..Failure::local(Code::Unavailable, "TOO_MANY_CONNECTIONS", false)
+        };
+        let closed = Failure::local(Code::Cancelled, "connection closed", false);
+        let failed = given_up(&[sent_away, closed, unreachable()]);
+        assert_eq!(failed.failure.message, "TOO_MANY_CONNECTIONS");
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub(crate) struct Failure {
     pub code: Code,
     pub reason: Option<Reason>,
     pub message: String,
+    /// Whether a broker said so: in its answer, or when it closed the connection. What the client found itself explains less.
+    pub told: bool,
     /// Whether the attempt certainly had no effect.
     pub definite: bool,
     pub retry_delay: Option<Duration>,
@@ -53,6 +55,7 @@ impl Failure {
             code,
             reason: None,
             message: message.into(),
+            told: false,
             definite,
             retry_delay: None,
             metadata: HashMap::new(),
@@ -63,6 +66,7 @@ impl Failure {
     pub fn from_brokers(reason: Reason, message: impl Into<String>) -> Self {
         Self {
             reason: Some(reason),
+            told: true,
             ..Self::local(Code::Unavailable, message, true)
         }
     }
@@ -82,6 +86,7 @@ impl Failure {
         }
         Self {
             reason: Some(Reason::LeaderNotAvailable),
+            told: true,
             message: format!("no leader is known but one that does not answer: {}", self.message),
             ..self
         }
@@ -207,6 +212,7 @@ impl From<Status> for Failure {
         }
         Self {
             code: status.code(),
+            told: info.is_some() || was_sent_away(&status),
             reason: info.and_then(|info| Reason::parse(&info.reason)),
             message,
             definite,
@@ -223,6 +229,7 @@ impl From<v1::Error> for Failure {
             code,
             reason: Reason::parse(&error.reason),
             message: error.message,
+            told: true,
             definite: definite(&error.metadata).unwrap_or_else(|| code_refuses(code)),
             retry_delay: error.retry_delay_ms.map(|ms| Duration::from_millis(ms.into())),
             metadata: error.metadata,
@@ -255,6 +262,18 @@ fn never_connected(status: &Status) -> bool {
     while let Some(cause) = source {
         if cause.is::<tonic::ConnectError>() {
             return true;
+        }
+        source = cause.source();
+    }
+    false
+}
+
+/// Whether the broker closed the connection with a GOAWAY, whose text says why.
+fn was_sent_away(status: &Status) -> bool {
+    let mut source = std::error::Error::source(status);
+    while let Some(cause) = source {
+        if let Some(error) = cause.downcast_ref::<h2::Error>() {
+            return error.is_go_away() && error.is_remote();
         }
         source = cause.source();
     }
@@ -362,6 +381,42 @@ mod tests {
             None,
         ));
         assert_eq!(later.disposition(), Disposition::Retry);
+    }
+
+    #[tokio::test]
+    async fn a_broker_that_closes_a_connection_tells_why() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("its address");
+        // Settings without one, and a GOAWAY with ENHANCE_YOUR_CALM (RFC 9113).
+        let text = b"no place for you";
+        let mut bytes = vec![0, 0, 0, 4, 0, 0, 0, 0, 0];
+        bytes.extend([0, 0, 8 + text.len() as u8, 7, 0, 0, 0, 0, 0]);
+        bytes.extend([0, 0, 0, 0, 0, 0, 0, 11]);
+        bytes.extend(text);
+        tokio::spawn(async move {
+            while let Ok((mut socket, _)) = listener.accept().await {
+                let (mut from, mut to) = socket.split();
+                // It waits for the request, so that it is one that the connection ends amid.
+                let _ = tokio::io::AsyncReadExt::read(&mut from, &mut [0; 4096]).await;
+                let _ = tokio::io::AsyncWriteExt::write_all(&mut to, &bytes).await;
+                let _ = tokio::io::copy(&mut from, &mut tokio::io::sink()).await;
+            }
+        });
+        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}")).expect("a uri");
+        let mut client = v1::metadata_service_client::MetadataServiceClient::new(endpoint.connect_lazy());
+        // The connection may also end before the request is on it; then the client finds that itself.
+        let told = async {
+            loop {
+                let answer = client.get_metadata(v1::GetMetadataRequest::default()).await;
+                let failure = Failure::from(answer.expect_err("it is sent away"));
+                if failure.told {
+                    return failure;
+                }
+            }
+        };
+        let told = tokio::time::timeout(Duration::from_secs(10), told).await;
+        let told = told.expect("it hears why");
+        assert!(told.message.contains("no place for you"), "{told:?}");
     }
 
     #[tokio::test]

@@ -19,12 +19,15 @@ use tokio::io::AsyncReadExt as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
+use tonic::transport::Endpoint;
 
 use super::queues::create_queue;
 use crate::harness::{Cluster, Options, Proxy, WAIT, cli, eventually, raw};
 
 const QUEUE: &str = "jobs";
 const LEASE: Duration = Duration::from_secs(30);
+/// How much of a stream that nobody reads is on its way, at most. As much again waits in the broker's transport.
+const WINDOW_BYTES: u32 = 64 << 10;
 /// How long a broker waits for a consumer whose stream broke.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -183,7 +186,10 @@ impl Stream {
     async fn open(cluster: &Cluster, start: v1::ConsumeStart) -> Stream {
         let leader = cluster.leader(QUEUE, 0).await;
         let proxy = Proxy::before(cluster.node(leader).addresses.public.clone());
-        let client = QueueServiceClient::connect(format!("http://{}", proxy.address())).await;
+        // Without flow control of HTTP/2 a broker sends what nobody reads: two megabytes by default.
+        let endpoint = Endpoint::from_shared(format!("http://{}", proxy.address())).expect("it is an address");
+        let endpoint = endpoint.initial_stream_window_size(WINDOW_BYTES);
+        let client = endpoint.connect().await.map(QueueServiceClient::new);
         let (says, requests) = mpsc::channel(16);
         let start = v1::ConsumeStart {
             queue: QUEUE.to_owned(),
