@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::consume::IsolationArg;
 use super::parse::{bytes, milliseconds, wait};
 use super::produce::CompressionArg;
 use crate::complete::{queues, topics};
@@ -163,6 +164,10 @@ pub struct ConsumeBench {
     #[arg(long)]
     pub decode: bool,
 
+    /// Which records of transactions are read
+    #[arg(long, value_enum, default_value_t = IsolationArg::Committed)]
+    pub isolation: IsolationArg,
+
     /// Memory for what is read ahead
     #[arg(long, default_value_t = 32 << 20, value_parser = bytes::<u32>(0..=u64::from(u32::MAX)))]
     pub prefetch_bytes: u32,
@@ -304,6 +309,10 @@ pub struct TxnBench {
     /// Only the first so many partitions of the topic get records. Default: all
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub partitions: Option<u32>,
+
+    /// A commit is answered when it is decided, as Kafka does, and not when all partitions know
+    #[arg(long)]
+    pub early: bool,
 
     /// Each of them also commits an offset of this group, which must have no members
     #[arg(long, value_name = "G")]

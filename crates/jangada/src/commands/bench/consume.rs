@@ -16,6 +16,7 @@ pub async fn run(brokers: &Brokers, args: &ConsumeBench) -> Result<Report> {
     let client = connect(brokers).await?;
     let config = ConsumerConfig {
         prefetch_bytes: args.prefetch_bytes as usize,
+        isolation: args.isolation.into(),
         ..ConsumerConfig::default()
     };
     let mut consumer = client.consumer(config)?;

@@ -140,6 +140,7 @@ impl<'a> Work<'a> {
         }
         let options = TransactionOptions {
             producer: config(),
+            early: args.early,
             ..TransactionOptions::default()
         };
         Ok(Work {
