@@ -215,25 +215,31 @@ impl Database {
         Ok(value.map(|value| Bytes::copy_from_slice(&value)))
     }
 
-    /// Shows the rows of a table with keys from `from` on and, if there is an end, before `to`, ascending.
+    /// Shows the rows of a table with keys from `from` on and, if there is an end, before `to`, ascending. False: once the iterator showed
+    /// one moment, that was not the current one, and nothing was shown.
     pub(crate) fn scan(
         &self,
         place: Place,
         table: &Table,
-        from: &[u8],
-        to: Option<&[u8]>,
+        (from, to): (&[u8], Option<&[u8]>),
+        is_current: impl FnOnce() -> bool,
         visitor: &mut RowVisitor<'_>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let end = to.map_or_else(|| place.end().to_vec(), |to| place.key(to));
         let mut rows = self.rows(table.name, &place.key(from), &end);
+        // From here on the iterator shows one moment.
+        if !is_current() {
+            return Ok(false);
+        }
         rows.seek_to_first();
         while let Some((key, value)) = rows.item() {
             if visitor(row_key(place, table, key)?, value)?.is_break() {
-                return Ok(());
+                return Ok(true);
             }
             rows.next();
         }
-        Ok(rows.status()?)
+        rows.status()?;
+        Ok(true)
     }
 
     /// Last row of a table with numbers.

@@ -68,6 +68,9 @@ pub(crate) struct GroupState {
     pub(crate) first: Option<u64>,
     /// Counts everything that removes entries. A read that found it changed after looking into RocksDB looks again.
     pub(crate) removals: u64,
+    /// Counts writes that change rows which are old. A scan that found it changed after it had begun looks again: rows in memory of before
+    /// and rows on disk of after need not follow one another.
+    pub(crate) rewrites: u64,
     pub(crate) tail: Tail,
     tables: Arc<Tables>,
     /// By slot of the table.
@@ -127,6 +130,7 @@ impl Group {
             deleted: false,
             first: None,
             removals: 0,
+            rewrites: 0,
             tail: Tail::new(budget),
             rows: rows.collect(),
             tables,
@@ -250,6 +254,7 @@ impl GroupState {
         if !entries.is_empty() {
             changes.push(Change::Rewrite(entries));
         }
+        self.rewrites += u64::from(!rows.is_empty());
         for (_, change) in rows.into_iter().filter(|(index, _)| is_present(*index)) {
             self.row(change, position, changes);
         }

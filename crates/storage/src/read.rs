@@ -166,7 +166,23 @@ pub(crate) fn rows(
     limit: usize,
     visitor: &mut RowVisitor<'_>,
 ) -> Result<(), StoreError> {
-    let mut view = group.lock().rows(table).view(keys.from, keys.to, limit);
+    while !rows_of_one_moment(group, database, table, keys, limit, visitor)? {}
+    Ok(())
+}
+
+/// False: rows were rewritten between the looks into memory and into RocksDB, and the visitor was shown nothing.
+fn rows_of_one_moment(
+    group: &Group,
+    database: &Database,
+    table: &'static Table,
+    keys: KeyRange<'_>,
+    limit: usize,
+    visitor: &mut RowVisitor<'_>,
+) -> Result<bool, StoreError> {
+    let (mut view, rewrites) = {
+        let state = group.lock();
+        (state.rows(table).view(keys.from, keys.to, limit), state.rewrites)
+    };
     let mut memory = std::mem::take(&mut view.memory).into_iter().peekable();
     let mut shown = 0;
     // Break also says that there are as many as may be.
@@ -179,7 +195,8 @@ pub(crate) fn rows(
     };
     if let Some(from) = &view.disk_from {
         let mut has_enough = false;
-        database.scan(group.place, table, from, keys.to, &mut |key, value| {
+        let is_current = || group.lock().rewrites == rewrites;
+        let is_shown = database.scan(group.place, table, (from, keys.to), is_current, &mut |key, value| {
             while let Some((before, pending)) = memory.next_if(|(pending, _)| pending[..] < *key) {
                 if let Some(pending) = pending
                     && show(&before, &pending)?.is_break()
@@ -197,8 +214,11 @@ pub(crate) fn rows(
             has_enough = step.is_break();
             Ok(step)
         })?;
+        if !is_shown {
+            return Ok(false);
+        }
         if has_enough {
-            return Ok(());
+            return Ok(true);
         }
     }
     for (key, value) in memory {
@@ -208,5 +228,5 @@ pub(crate) fn rows(
             break;
         }
     }
-    Ok(())
+    Ok(true)
 }

@@ -38,6 +38,7 @@ pub(crate) fn piece(
     };
     let mut next = cursor.next;
     let mut is_first = true;
+    let (mut rows, mut last_key) = (0_u64, Vec::new());
     let mut check = |key: &[u8], value: &[u8]| -> Result<(), StoreError> {
         let is_next = !std::mem::take(&mut is_first) || key == cursor.key;
         let Some(table) = table else {
@@ -52,6 +53,9 @@ pub(crate) fn piece(
         if commit_rows::check(group.id, table, key, value)? {
             return Ok(());
         }
+        rows += 1;
+        last_key.clear();
+        last_key.extend_from_slice(key);
         // Rows may have gone between two pieces.
         let before = next.filter(|_| is_next);
         next = (table.check)(before, row_key(group.place, table, key)?, value)?;
@@ -72,6 +76,13 @@ pub(crate) fn piece(
     }
     database.counters().scrubbed_bytes.fetch_add(bytes, Relaxed);
     let next = match rest {
+        // The piece's last row is read once more: until then it may have gone into the one behind it, as rows of what was compacted do, and
+        // two rows of different moments must not be held against each other.
+        Some(_) if rows > 1 => Some(ScrubCursor {
+            family: cursor.family,
+            key: last_key,
+            next: None,
+        }),
         Some(key) => Some(ScrubCursor {
             family: cursor.family,
             key,

@@ -8,6 +8,7 @@ mod crash;
 mod directory;
 mod holes;
 mod lost_tail;
+mod merged;
 mod model;
 mod space;
 mod tables;
