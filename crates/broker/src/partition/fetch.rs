@@ -20,7 +20,7 @@ use jangada_types::{BatchError, BatchHeader, GroupId, LeaderEpoch, Offset, Produ
 
 use super::index_reads::{row_at, row_by_timestamp, rows_from};
 use super::isolation::{Ends, Isolation, Reading};
-use super::rows::{assemble, keep_below, read_entries};
+use super::rows::{Assembled, assemble, keep_below, read_entries};
 use super::{Partition, READ_TIMEOUT};
 use crate::error::RequestError;
 
@@ -44,6 +44,8 @@ pub(crate) struct Fetched {
     pub epoch: LeaderEpoch,
     /// The aborted transactions with records in the batches, if they are asked for: whose, and their first offsets, which rise.
     pub aborted: Vec<(ProducerId, Offset)>,
+    /// Compaction has taken batches from among these, or from before or behind them.
+    pub has_holes: bool,
 }
 
 impl Partition {
@@ -58,18 +60,22 @@ impl Partition {
             log_start: self.view.log_start(),
             epoch,
             aborted: Vec::new(),
+            has_holes: false,
         };
         let end = reading.end(ends);
         if offset >= end {
             return Ok(empty);
         }
         let (mut batches, mut next_offset, mut aborted) = (Bytes::new(), offset, Vec::new());
+        let mut has_holes = false;
         // Of what was compacted or aborted nothing may be left for long stretches: an answer without a batch tells where to go on.
         for _ in 0..EMPTY_READS_MAX {
-            (batches, next_offset) = match self.read_whole(next_offset, end, max_bytes).await {
+            let read = match self.read_whole(next_offset, end, max_bytes).await {
                 Err(error) if error.reason == Reason::DataCorrupted => return Err(self.after_hand_over(error).await),
                 read => read?,
             };
+            (batches, next_offset) = (read.batches, read.next);
+            has_holes |= read.has_holes;
             if self.view.has_transactions() {
                 (batches, aborted) = self.seen_by(reading, batches, next_offset).await?;
             }
@@ -82,6 +88,7 @@ impl Partition {
             batches,
             next_offset,
             aborted,
+            has_holes,
             ..empty
         })
     }
@@ -187,7 +194,7 @@ impl Partition {
             return Ok(None);
         }
         let batch = match self.read_batches(Offset(end.get() - 1), end, 0).await {
-            Ok((batch, _)) => batch,
+            Ok(read) => read.batches,
             // All was trimmed.
             Err(LocalReadError::Gap(_)) if self.view.log_start() >= end => return Ok(None),
             Err(error) => return Err(self.read_error(error)),
@@ -206,7 +213,7 @@ impl Partition {
         offset: Offset,
         high_watermark: Offset,
         max_bytes: usize,
-    ) -> Result<(Bytes, Offset), RequestError> {
+    ) -> Result<Assembled, RequestError> {
         match self.read_batches(offset, high_watermark, max_bytes).await {
             Err(LocalReadError::Gap(_)) => {}
             read => return read.map_err(|error| self.read_error(error)),
@@ -223,14 +230,14 @@ impl Partition {
         offset: Offset,
         high_watermark: Offset,
         max_bytes: usize,
-    ) -> Result<(Bytes, Offset), LocalReadError> {
+    ) -> Result<Assembled, LocalReadError> {
         match self.read_recent(offset, high_watermark, max_bytes) {
             Some(found) => Ok(found),
             None => self.read_stored(offset, high_watermark, max_bytes).await,
         }
     }
 
-    fn read_recent(&self, offset: Offset, high_watermark: Offset, max_bytes: usize) -> Option<(Bytes, Offset)> {
+    fn read_recent(&self, offset: Offset, high_watermark: Offset, max_bytes: usize) -> Option<Assembled> {
         let mut rows = self.view.recent_rows(offset, max_bytes)?;
         keep_below(&mut rows, high_watermark);
         let range = rows.first()?.raft_index..rows.last()?.raft_index + 1;
@@ -240,9 +247,7 @@ impl Partition {
             .read_log_cached(self.hosted.group.id(), range, max_bytes)?;
         // What does not fit is looked at again where it is stored.
         begins_at(&rows, offset).and_then(|()| follow(&rows)).ok()?;
-        assemble(&rows, &entries)
-            .ok()
-            .filter(|(batches, _)| !batches.is_empty())
+        assemble(&rows, &entries).ok().filter(|read| !read.batches.is_empty())
     }
 
     async fn read_stored(
@@ -250,7 +255,7 @@ impl Partition {
         offset: Offset,
         high_watermark: Offset,
         max_bytes: usize,
-    ) -> Result<(Bytes, Offset), LocalReadError> {
+    ) -> Result<Assembled, LocalReadError> {
         let (store, group) = (self.shared.store.clone(), self.hosted.group.id());
         let read = move || {
             let mut rows = rows_from(&*store, group, offset, ROWS_MAX, max_bytes)?;
@@ -258,15 +263,15 @@ impl Partition {
             begins_at(&rows, offset)?;
             follow(&rows)?;
             let entries = read_entries(&*store, group, &rows, max_bytes)?;
-            let (batches, next) = assemble(&rows, &entries)?;
-            if next <= offset {
+            let read = assemble(&rows, &entries)?;
+            if read.next <= offset {
                 let what = format!(
                     "offset {offset} is in log entry {}, which is missing",
                     rows[0].raft_index
                 );
                 return Err(LocalReadError::Gap(what));
             }
-            Ok((batches, next))
+            Ok(read)
         };
         self.shared.read_pool.run(read).await.map_err(LocalReadError::Request)?
     }
@@ -290,7 +295,8 @@ impl Partition {
         max_bytes: usize,
     ) -> Result<(Bytes, Offset), RequestError> {
         let ends = self.ends_for(offset).await?;
-        self.read_whole(offset, ends.high_watermark, max_bytes).await
+        let read = self.read_whole(offset, ends.high_watermark, max_bytes).await?;
+        Ok((read.batches, read.next))
     }
 
     pub(super) fn undecodable(&self, cause: &BatchError) -> RequestError {
@@ -346,7 +352,7 @@ impl Partition {
                     from = self.view.log_start();
                     continue;
                 }
-                read => read.map_err(|error| self.read_error(error))?.0,
+                read => read.map_err(|error| self.read_error(error))?.batches,
             };
             let log_start = self.view.log_start();
             let find = move || first_at(batches, timestamp_ms, log_start);

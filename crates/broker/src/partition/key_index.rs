@@ -28,7 +28,7 @@ use tokio::task::AbortHandle;
 use super::View;
 use super::index_reads::rows_from;
 use super::key_locks::KeyLocks;
-use super::rows::{assemble, keep_below, read_entries};
+use super::rows::{Assembled, assemble, keep_below, read_entries};
 use crate::pool::Pool;
 
 const VERSION: u8 = 1;
@@ -307,7 +307,7 @@ fn index_run(store: &dyn Store, group: GroupId, range: std::ops::Range<Offset>) 
     checked.map_err(|gap| store.damage().report(group, gap.0))?;
     let entries = read_entries(store, group, &rows, RUN_BYTES)?;
     // An entry may be gone by a purge or a snapshot meanwhile. If it is not, whoever fetches it will tell.
-    let Ok((batches, next)) = assemble(&rows, &entries) else {
+    let Ok(Assembled { batches, next, .. }) = assemble(&rows, &entries) else {
         return Ok(None);
     };
     if next <= range.start {

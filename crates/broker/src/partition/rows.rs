@@ -49,18 +49,29 @@ pub(super) fn read_entries(
     Ok(entries)
 }
 
+/// Batches behind one another, as readers get them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Assembled {
+    pub batches: Bytes,
+    /// The offset behind the last row that was looked at.
+    pub next: Offset,
+    /// There are offsets among them that no batch has, as compaction has taken it.
+    pub has_holes: bool,
+}
+
 /// Puts the batches of the rows behind one another, each with its offset and epoch. Entries without a row (blank,
 /// membership, refused) are passed over. Ends where the entries end, as they were read up to so many bytes; an entry that
 /// is left out before that, or is not the one that its row is about, is a gap.
-pub(super) fn assemble(rows: &[IndexEntry], entries: &[LogEntry]) -> Result<(Bytes, Offset), Gap> {
+pub(super) fn assemble(rows: &[IndexEntry], entries: &[LogEntry]) -> Result<Assembled, Gap> {
     let size: usize = rows.iter().map(|row| row.size_bytes as usize).sum();
     let mut out = BytesMut::with_capacity(size);
-    let mut next_offset = rows.first().map_or(Offset(0), IndexEntry::first_offset);
+    let mut next = rows.first().map_or(Offset(0), IndexEntry::first_offset);
+    let mut has_holes = false;
     let mut entries = entries.iter();
     for row in rows {
         // Compaction has left nothing of it.
         if row.size_bytes == 0 {
-            next_offset = Offset(row.last_offset.get() + 1);
+            (next, has_holes) = (Offset(row.last_offset.get() + 1), true);
             continue;
         }
         let Some(entry) = entries.find(|entry| entry.index >= row.raft_index) else {
@@ -87,17 +98,22 @@ pub(super) fn assemble(rows: &[IndexEntry], entries: &[LogEntry]) -> Result<(Byt
         }
         let start = out.len();
         out.extend_from_slice(&entry.body);
+        has_holes |= row.offsets_before > 0 || out.len() == start;
         if out.len() > start {
             batch::set_position(&mut out[start..], row.base_offset, row.epoch);
         }
-        next_offset = Offset(row.last_offset.get() + 1);
+        next = Offset(row.last_offset.get() + 1);
     }
     // What is read waits to be sent, and is counted as long as it is.
     let batches = match out.len() < size / 2 {
         true => Bytes::copy_from_slice(&out),
         false => out.freeze(),
     };
-    Ok((batches, next_offset))
+    Ok(Assembled {
+        batches,
+        next,
+        has_holes,
+    })
 }
 
 /// Whether a row and an entry that differ in size are two forms of one batch: either may have been read before it was compacted. Both are
@@ -117,9 +133,22 @@ fn is_other_form(row: &IndexEntry, entry: &LogEntry) -> bool {
 #[cfg(test)]
 mod tests {
     use jangada_log::tables::offset_index::{begins_at, follow};
+    use jangada_log::{Conditions, PartitionCommand, PartitionState};
+    use jangada_machine::{EncodedCommand, Machine as _};
     use jangada_types::{BatchBuilder, Codec, LeaderEpoch};
 
     use super::*;
+
+    /// The head of an append's command.
+    fn append_head() -> Bytes {
+        let command = PartitionCommand::Append {
+            now_ms: 0,
+            expiration_ms: 0,
+            conditions: Conditions::default(),
+            batch: Bytes::new(),
+        };
+        Bytes::copy_from_slice(PartitionState::encode(command).head())
+    }
 
     /// Three batches of two records each, in entries 3, 5 and 6.
     fn three() -> (Vec<IndexEntry>, Vec<LogEntry>) {
@@ -154,11 +183,40 @@ mod tests {
         let (rows, entries) = three();
         assert_eq!(follow(&rows), Ok(()));
         assert_eq!(begins_at(&rows, Offset(11)), Ok(()));
-        let (batches, next) = assemble(&rows, &entries).expect("nothing is missing");
-        assert_eq!((batches.len(), next), (3 * entries[0].body.len(), Offset(16)));
+        let found = |rows: &[IndexEntry], entries: &[LogEntry]| {
+            let found = assemble(rows, entries).expect("nothing is missing");
+            (found.batches.len(), found.next, found.has_holes)
+        };
+        let one = entries[0].body.len();
+        assert_eq!(found(&rows, &entries), (3 * one, Offset(16), false));
         // The entries were read up to so many bytes.
-        let (batches, next) = assemble(&rows, &entries[..2]).expect("nothing is missing");
-        assert_eq!((batches.len(), next), (entries[0].body.len(), Offset(12)));
+        assert_eq!(found(&rows, &entries[..2]), (one, Offset(12), false));
+    }
+
+    #[test]
+    fn what_compaction_has_taken_is_told_whichever_form_of_rows_and_entries_was_read() {
+        let (rows, entries) = three();
+        let one = entries[0].body.len();
+        let found = |rows: &[IndexEntry], entries: &[LogEntry]| {
+            let found = assemble(rows, entries).expect("nothing is missing");
+            (found.batches.len(), found.next, found.has_holes)
+        };
+        // The row says so.
+        let mut emptied = rows.clone();
+        emptied[1].size_bytes = 0;
+        assert_eq!(found(&emptied, &entries), (2 * one, Offset(16), true));
+        // The next row has taken it over.
+        let mut merged = vec![rows[0], rows[2]];
+        merged[1].offsets_before = 2;
+        merged[1].original_bytes *= 2;
+        assert_eq!(found(&merged, &entries), (2 * one, Offset(16), true));
+        assert_eq!(found(&merged[..1], &entries), (one, Offset(12), false));
+        // Only the entry says so, as the rows were read before.
+        let command = PartitionState::decode(EncodedCommand::new(&append_head(), entries[2].body.clone()));
+        let command = PartitionState::encode(command.expect("an append").emptied().expect("an append"));
+        let mut newer = entries.clone();
+        (newer[2].head, newer[2].body) = command.into_log();
+        assert_eq!(found(&rows, &newer), (2 * one, Offset(16), true));
     }
 
     #[test]

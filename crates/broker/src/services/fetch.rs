@@ -86,6 +86,7 @@ async fn respond(node: &Node, reader: &PartitionReader, fetch: Fetch, read: Read
         leader_epoch: fetched.epoch.get(),
         last_stable_offset: fetched.ends.last_stable.get(),
         aborted: record_wire::aborted_to(fetched.aborted),
+        compacted: fetched.has_holes,
     };
     let bytes = if fetch.form == Form::Decoded && !fetched.batches.is_empty() {
         let most = plain::UnpackLimits::new(fetch.max_bytes, fetch::decoded_bytes_max(node));

@@ -312,6 +312,7 @@ fn answers() -> Vec<Answer> {
             log_start: Offset(1),
             epoch: LeaderEpoch(5),
             aborted: vec![(ProducerId(7), Offset(2))],
+            has_holes: true,
         }),
         Answer::Await(()),
         Answer::FindOffset(FoundOffset {

@@ -133,6 +133,7 @@ pub(super) fn fetched_to(fetched: Fetched) -> v1::FetchResponse {
         leader_epoch: fetched.epoch.get(),
         last_stable_offset: fetched.ends.last_stable.get(),
         aborted: aborted_to(fetched.aborted),
+        compacted: fetched.has_holes,
     }
 }
 
@@ -147,6 +148,7 @@ pub(super) fn fetched_of(response: v1::FetchResponse) -> Fetched {
         aborted: response.aborted.iter().map(aborted_of).collect(),
         log_start: Offset(response.log_start_offset),
         epoch: LeaderEpoch(response.leader_epoch),
+        has_holes: response.compacted,
     }
 }
 

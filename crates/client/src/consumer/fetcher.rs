@@ -266,6 +266,7 @@ impl Fetcher {
             next_offset: fetch.next_offset,
             high_watermark: fetch.high_watermark,
             aborted: fetch.aborted,
+            compacted: fetch.compacted,
         });
         Ok(())
     }

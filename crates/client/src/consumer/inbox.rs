@@ -23,6 +23,8 @@ pub(crate) enum Fetched {
         high_watermark: i64,
         /// The aborted transactions among the batches.
         aborted: Vec<v1::AbortedTransaction>,
+        /// Compaction has taken batches from among these.
+        compacted: bool,
     },
     /// The offset asked for was not there; reading goes on at `to`.
     Moved {

@@ -434,6 +434,7 @@ impl Reader {
                     next_offset,
                     high_watermark,
                     aborted,
+                    compacted,
                 } => {
                     slot.window.release(batches.len() as i64);
                     let mut raw = RawBatches {
@@ -444,7 +445,7 @@ impl Reader {
                         next_offset,
                         high_watermark,
                     };
-                    let checked = check(&raw, is_compacted(&slot.topic));
+                    let checked = check(&raw, compacted);
                     if let Some(gap) = checked.gap {
                         let error = slot.stop_at(&gap);
                         if gap.at == 0 {
@@ -571,10 +572,4 @@ impl Reader {
         }
         Ok(())
     }
-}
-
-/// Whether compaction by key may take batches out of the middle of the topic's partitions.
-fn is_compacted(topic: &TopicMetadata) -> bool {
-    let policy = topic.config.get("cleanup.policy");
-    policy.is_some_and(|policy| policy.split(',').any(|part| part.trim() == "compact"))
 }

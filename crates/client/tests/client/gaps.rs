@@ -63,6 +63,35 @@ async fn what_comes_before_a_gap_is_handed_out_and_then_an_error_with_the_offset
     assert_eq!(soon(consumer.next()).await.expect("a record").offset, next);
 }
 
+/// Whatever the client knows of the topic's settings: they may have been others a moment ago, and what is gone is gone.
+#[tokio::test]
+async fn what_the_broker_says_that_compaction_has_taken_is_no_gap() {
+    let cluster = Cluster::start(1);
+    let client = filled(&cluster, 1, 1000).await;
+    let (lost, next) = lose_a_batch(&cluster);
+    cluster.state().partition("t", 0).is_compacted = true;
+    let mut consumer = client.consumer(ConsumerConfig::default()).expect("good settings");
+    consumer.assign_topic("t", StartAt::Earliest).await.expect("assigned");
+    for offset in (0..lost).chain(next..1000) {
+        assert_eq!(soon(consumer.next()).await.expect("a record").offset, offset);
+    }
+    // That a batch comes twice, or goes back, is never right.
+    {
+        let mut state = cluster.state();
+        let batches = &mut state.partition("t", 0).batches;
+        let first = batches[0].clone();
+        batches.insert(2, first);
+    }
+    consumer.seek("t", 0, StartAt::Earliest).await.expect("sought");
+    let error = loop {
+        match soon(consumer.next_raw()).await {
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, ClientError::Gap { found: 0, .. }), "{error}");
+}
+
 #[tokio::test]
 async fn a_gap_is_told_where_reading_begins_and_in_raw_batches() {
     let cluster = Cluster::start(1);

@@ -131,6 +131,7 @@ impl Broker {
             high_watermark,
             log_start_offset: partition.log_start,
             leader_epoch: partition.epoch,
+            compacted: partition.is_compacted,
         };
         state.fetched_bytes += response.batches.len();
         Ok(Some(response))

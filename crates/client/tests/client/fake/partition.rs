@@ -28,6 +28,8 @@ pub struct Partition {
     pub attempts: Vec<BatchHeader>,
     /// An answer from below this offset has nothing, and goes on with it, once.
     pub passes_to: Option<i64>,
+    /// Answers say that compaction has taken what is missing from the batches.
+    pub is_compacted: bool,
     producers: HashMap<i64, Producer>,
     /// The first offsets of open transactions, by producer.
     open: BTreeMap<i64, i64>,
@@ -62,6 +64,7 @@ impl Partition {
             faults: VecDeque::new(),
             attempts: Vec::new(),
             passes_to: None,
+            is_compacted: false,
             producers: HashMap::new(),
             open: BTreeMap::new(),
             aborted: Vec::new(),
