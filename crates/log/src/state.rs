@@ -274,10 +274,15 @@ impl PartitionState {
         match &original.form {
             Form::Plain(conditions) => self.append(at, incoming, times, conditions, None, None),
             Form::Transactional { seq } => self.append(at, incoming, times, &Conditions::default(), None, Some(*seq)),
-            // No record of an aborted transaction is left where its marker went, so readers need not be told of it.
+            // No record of an aborted transaction is left where its marker went. Readers must not be told of it: they would wait for its
+            // marker, and take what the producer wrote since for aborted.
             Form::Marker { .. } => {
                 let marker = original.marker().expect("it is one");
-                self.end(at, &marker, incoming, &mut Effects::default())
+                let (mut reply, row) = self.end(at, &marker, incoming, &mut Effects::default());
+                if let PartitionReply::Ended { aborted, .. } = &mut reply {
+                    *aborted = None;
+                }
+                (reply, row)
             }
             Form::Marked { conditions, ids } => {
                 let appended = self.append(at, incoming, times, conditions, ids.as_ref(), None);

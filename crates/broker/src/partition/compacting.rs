@@ -78,6 +78,13 @@ impl Partition {
 
     /// Writes what a pass has left of entries. Returns when the store's files have it; false: they have not.
     pub async fn rewrite(&self, writes: Writes) -> bool {
+        // Before the markers go: a reader that is told of an aborted transaction waits for its marker, and takes what the producer wrote
+        // after that for aborted as well.
+        let markers = writes.rows.iter().map(|(_, change)| change);
+        let markers: Vec<Offset> = markers.filter_map(AbortedTransaction::deleted_by).collect();
+        if !markers.is_empty() {
+            self.view.forget_aborted(&markers);
+        }
         let entries = writes.entries.into_iter().map(|entry| (entry.at, entry.command));
         let rows = self.hosted.group.derived_rows();
         rows.rewrite(entries.collect(), writes.rows).wait().await

@@ -36,6 +36,11 @@ impl RecentAborted {
         }
     }
 
+    /// The rows of these markers are being taken out of the table, with the markers: nothing of their transactions is left.
+    pub fn forget(&mut self, markers: &[Offset]) {
+        self.rows.retain(|row| !markers.contains(&row.marker));
+    }
+
     /// Those with records in these offsets; `None`: they are not all here.
     pub fn within(&self, within: Range<Offset>) -> Option<Vec<AbortedTransaction>> {
         if within.start < self.all_from {
@@ -77,5 +82,7 @@ mod tests {
         assert_eq!(recent.within(Offset(103)..Offset(200)), None, "the first two have gone");
         let two = recent.within(Offset(105)..Offset(107)).expect("they are here");
         assert_eq!(two, [row(104, 105), row(106, 107)]);
+        recent.forget(&[Offset(103), Offset(105)]);
+        assert_eq!(recent.within(Offset(105)..Offset(107)), Some(vec![row(106, 107)]));
     }
 }

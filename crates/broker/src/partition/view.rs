@@ -96,6 +96,11 @@ impl View {
         self.aborted.read().within(within)
     }
 
+    /// Readers are not told any more of the aborted transactions with these markers.
+    pub(super) fn forget_aborted(&self, markers: &[Offset]) {
+        self.aborted.write().forget(markers);
+    }
+
     pub fn log_start(&self) -> Offset {
         Offset(self.log_start.load(Ordering::Acquire))
     }

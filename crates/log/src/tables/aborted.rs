@@ -45,6 +45,17 @@ impl AbortedTransaction {
         }
     }
 
+    /// The marker whose row a change takes out of the table; `None`: it is no such change.
+    pub fn deleted_by(change: &RowChange) -> Option<Offset> {
+        match change {
+            RowChange::Delete { table, key } if **table == ABORTED => {
+                let marker = number_of(key).ok().and_then(|marker| i64::try_from(marker).ok());
+                marker.map(Offset)
+            }
+            _ => None,
+        }
+    }
+
     /// Puts the row into the table.
     pub(crate) fn put_into(&self, effects: &mut Effects) {
         let (key, value) = self.encode();
@@ -104,6 +115,8 @@ mod tests {
         let golden: &[u8] = b"\x01\xe8\x03\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0";
         assert_eq!((key, &value[..]), ([0, 0, 0, 0, 0, 0, 0, 9], golden));
         assert_eq!(AbortedTransaction::decode(&key, &value), Ok(row()));
+        let deletion = AbortedTransaction::deletion(Offset(9));
+        assert_eq!(AbortedTransaction::deleted_by(&deletion), Some(Offset(9)));
     }
 
     #[test]

@@ -87,6 +87,13 @@ impl Replica {
                 self.aborted.insert(row.marker, row);
             }
         }
+        if let PartitionReply::Ended {
+            aborted: Some(aborted), ..
+        } = &reply
+        {
+            let row = self.aborted.get(&aborted.marker);
+            assert_eq!(row, Some(aborted), "readers are told what the table has");
+        }
         let start = self.state.log_start();
         self.aborted = self.aborted.split_off(&start);
         self.rows = self.rows.split_off(&start);

@@ -97,6 +97,31 @@ fn behind_a_batch_that_cannot_be_read_nothing_counts_as_clean() {
     assert_eq!(pass.tally().gone_bytes, u64::from(rows[&Offset(0)].size_bytes));
 }
 
+/// A replica that gets what is left of the marker tells no reader that the transaction was aborted: the marker would never come.
+#[test]
+fn what_is_left_of_the_marker_of_an_aborted_transaction_names_none_to_readers() {
+    let clean = |nth| Op::Clean(nth, false, 100, None);
+    let mut world = World::new();
+    world.run(&[
+        Op::Transact(vec![(1, false)], 0, 0),
+        Op::End(0, false),
+        Op::Transact(vec![(2, false)], 0, 0),
+        Op::End(0, true),
+        Op::Put(vec![(3, false)], None, 0),
+    ]);
+    for _ in 0..2 {
+        for nth in 0..3 {
+            world.run(&[Op::Save(nth), clean(nth)]);
+        }
+        world.run(&[Op::Advance(2_000), Op::Horizon]);
+    }
+    let is_marker_gone = |replica: &Replica| replica.markers() == 1 && replica.aborted.is_empty();
+    assert!(is_marker_gone(&world.replicas[0]), "that of the aborted one");
+    world.run(&[Op::Replace(1)]);
+    assert!(is_marker_gone(&world.replicas[1]));
+    world.settle();
+}
+
 /// A replica that has the value of a key, and was away while the key was deleted, gets its deletion, however often the others have cleaned.
 #[test]
 fn a_tombstone_waits_for_a_replica_that_was_away_when_it_was_written() {
