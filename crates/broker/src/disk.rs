@@ -50,18 +50,22 @@ pub(crate) fn check(
     }
 }
 
+/// When less than half of the reserve is free: the bytes that are, and that half.
+pub(crate) fn below_half(store: &dyn Store) -> Option<(u64, u64)> {
+    match store.condition() {
+        StoreCondition::DiskLow { free, reserve } if free < reserve / 2 => Some((free, reserve / 2)),
+        _ => None,
+    }
+}
+
 /// Refuses also what makes room in the end, such as acknowledgements of messages, when less than half of the reserve is free: their
 /// commands take space first. `name` is the group in words, for the error.
 pub(crate) fn check_half(store: &dyn Store, name: impl Display) -> Result<(), RequestError> {
-    let StoreCondition::DiskLow { free, reserve } = store.condition() else {
+    let Some((free, limit)) = below_half(store) else {
         return Ok(());
     };
-    let limit = reserve / 2;
-    if free >= limit {
-        return Ok(());
-    }
     let message = format!(
-        "{name}: its leader's disk has {free} bytes free, below half of the reserve of {reserve}: messages of queues are not handed \
+        "{name}: its leader's disk has {free} bytes free, below half of the reserve, which is {limit}: messages of queues are not handed \
          out, and settlements are not taken; free space there, and settle again"
     );
     Err(RequestError::new(Reason::DiskFull, message)

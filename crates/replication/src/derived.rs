@@ -44,15 +44,19 @@ impl DerivedRows {
     /// Queues rows, and in the same write the row of state that says how far they reach, if any. They are readable when this
     /// returns. Panics when a table is not declared as derived: its rows are the state machine's.
     pub fn write(&self, rows: Vec<RowChange>, reached: Option<(StateKind, Bytes)>) -> Written {
-        let is_derived = |change: &RowChange| change.table().origin == Origin::Derived;
-        assert!(rows.iter().all(is_derived), "rows of a table that is not derived");
-        let mut ops: Vec<Op> = rows.into_iter().map(Op::Row).collect();
+        let mut ops = derived(rows);
         ops.extend(reached.map(|(kind, value)| Op::PutState {
             kind,
             suffix: None,
             value,
         }));
         Written(self.log.start_lazy(ops))
+    }
+
+    /// Queues rows; [`Written::wait`] returns when they and all that the group has written before are on the disk, so that others may count
+    /// on it. Panics as [`DerivedRows::write`] does.
+    pub fn write_synced(&self, rows: Vec<RowChange>) -> Written {
+        Written(self.log.start_synced(derived(rows)))
     }
 
     /// Queues commands in the place of those in the log, with changes of rows, each with the index of the entry that it is about. What is
@@ -70,6 +74,13 @@ impl DerivedRows {
         let entries = entries.collect();
         Written(self.log.start_lazy(vec![Op::Rewrite { entries, rows }]))
     }
+}
+
+/// Changes of derived rows.
+fn derived(rows: Vec<RowChange>) -> Vec<Op> {
+    let is_derived = |change: &RowChange| change.table().origin == Origin::Derived;
+    assert!(rows.iter().all(is_derived), "rows of a table that is not derived");
+    rows.into_iter().map(Op::Row).collect()
 }
 
 /// The command of an entry; `None`: it has none, as a change of members has not.

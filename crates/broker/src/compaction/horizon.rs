@@ -14,10 +14,11 @@ use jangada_proto::internal::{CleanedPartition, CleanedSinceRequest, CleanedSinc
 use jangada_replication::{Registry, transport};
 use jangada_types::{BrokerId, GroupId, Incarnation, Offset, ReplicaId};
 
+use super::status::id_of;
 use super::{CompactionStatus, Compactor};
 use crate::clock_guard::ClockGuard;
 use crate::partition::Partition;
-use crate::replica::Replicas;
+use crate::replica::{Hosted, Replicas};
 
 /// How long a broker may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -31,16 +32,27 @@ impl Compactor {
     /// Moves the horizons of the partitions that are led here.
     pub(super) async fn move_horizons(&self) {
         let mut led = self.compacted();
-        led.retain(|partition| partition.hosted.is_ready() && !partition.hosted.check_quorum.is_lost());
-        // Where this replica has nothing that could go, nobody is asked.
+        let status = &self.cleaner.status;
+        // Where nothing waits for the horizon, or nothing could go of this replica, nobody is asked.
         let own_since = |partition: &Arc<Partition>| {
-            let id = (partition.hosted.id(), partition.hosted.group.replica());
+            let hosted = &partition.hosted;
+            if !hosted.is_ready() || hosted.check_quorum.is_lost() {
+                return None;
+            }
             let retention_ms = partition.config().delete_retention_ms;
-            let since = clean_since(&self.cleaner.status, &self.cleaner.shared.clock, id, retention_ms)?;
-            (since > partition.view.clean_horizon()).then_some((id, since))
+            let since = clean_since(status, &self.cleaner.shared.clock, hosted, retention_ms)?;
+            let moves = since > partition.view.clean_horizon() && status.waits_below(hosted, since);
+            moves.then_some((id_of(hosted), since))
         };
         let mut answers = Answers::new();
-        led.retain(|partition| own_since(partition).is_some_and(|(id, since)| answers.insert(id, since).is_none()));
+        led.retain(|partition| match own_since(partition) {
+            Some((id, since)) => answers.insert(id, since).is_none(),
+            None => {
+                // Whoever leads it now tells.
+                status.set_horizon_lag(&partition.hosted, 0);
+                false
+            }
+        });
         if led.is_empty() {
             return;
         }
@@ -65,7 +77,7 @@ impl Compactor {
 
     async fn move_horizon(&self, partition: &Arc<Partition>, answers: &Answers) {
         let group = partition.hosted.id();
-        let own = (group, partition.hosted.group.replica());
+        let own = id_of(&partition.hosted);
         let own_since = answers.get(&own).copied().unwrap_or(Offset(0));
         // As of now: who has joined meanwhile has not answered, and keeps the horizon where it is.
         let since = |member: ReplicaId| answers.get(&(group, member)).copied().unwrap_or(Offset(0));
@@ -73,7 +85,7 @@ impl Compactor {
             return;
         };
         let lag = (own_since.get() - upto.get()).max(0).unsigned_abs();
-        self.cleaner.status.set_horizon_lag(own, lag);
+        self.cleaner.status.set_horizon_lag(&partition.hosted, lag);
         if upto <= partition.view.clean_horizon() {
             return;
         }
@@ -102,10 +114,10 @@ fn members(partition: &Partition) -> Vec<ReplicaId> {
 fn clean_since(
     status: &CompactionStatus,
     clock: &ClockGuard,
-    id: (GroupId, ReplicaId),
+    hosted: &Arc<Hosted>,
     delete_retention_ms: u64,
 ) -> Option<Offset> {
-    status.since_before(id, clock.old_before_ms(delete_retention_ms)?)
+    status.since_before(hosted, clock.old_before_ms(delete_retention_ms)?)
 }
 
 async fn ask(registry: Arc<Registry>, broker: BrokerId, wanted: Vec<WantedCleaned>) -> Answers {
@@ -144,8 +156,9 @@ pub(crate) fn cleaned_since(
 ) -> CleanedSinceResponse {
     let of = |wanted: &WantedCleaned| {
         let group = GroupId(wanted.group);
-        let replica = replicas.get(group)?.group.replica();
-        let since = clean_since(status, clock, (group, replica), wanted.delete_retention_ms)?;
+        let hosted = replicas.get(group)?;
+        let replica = hosted.group.replica();
+        let since = clean_since(status, clock, &hosted, wanted.delete_retention_ms)?;
         Some(CleanedPartition {
             group: wanted.group,
             incarnation: replica.incarnation.get(),

@@ -35,6 +35,7 @@ pub(crate) use self::cleaner::Cleaner;
 use self::dirt::{Dirt, Looked};
 pub(crate) use self::horizon::cleaned_since;
 use self::pass::Pacer;
+use self::status::id_of;
 pub(crate) use self::status::{CompactionSample, CompactionStatus};
 use crate::cluster::metadata::Metadata;
 use crate::partition::Partition;
@@ -98,8 +99,7 @@ impl Compactor {
     /// Looks at all partitions, and cleans the dirtiest one that is due.
     async fn step(&self, dirt: &mut BTreeMap<(GroupId, ReplicaId), Dirt>) {
         let partitions = self.compacted();
-        let id_of = |partition: &Partition| (partition.hosted.id(), partition.hosted.group.replica());
-        let ids: Vec<_> = partitions.iter().map(|partition| id_of(partition)).collect();
+        let ids: Vec<_> = partitions.iter().map(|partition| id_of(&partition.hosted)).collect();
         dirt.retain(|id, _| ids.contains(id));
         let Cleaner {
             shared,
@@ -110,12 +110,17 @@ impl Compactor {
         status.keep(&ids);
         let mut dirtiest: Option<(u16, Arc<Partition>, Looked)> = None;
         for partition in partitions {
-            let id = id_of(&partition);
-            let known = dirt.entry(id).or_default();
+            let known = dirt.entry(id_of(&partition.hosted)).or_default();
+            if !known.is_of(&partition.hosted) {
+                *known = Dirt::new(&partition.hosted);
+            }
+            if known.rests() {
+                continue;
+            }
             let Some(looked) = self.cleaner.look(&partition, known).await else {
                 continue;
             };
-            status.looked(id, known.cleaned());
+            status.looked(&partition.hosted, known.cleaned());
             partition.set_gone_bytes(known.gone_bytes());
             let config = partition.config();
             let rules = Rules {
@@ -132,13 +137,11 @@ impl Compactor {
             return;
         };
         let pacer = Pacer::new(settings, shared);
-        let id = id_of(&partition);
-        let known = dirt.get_mut(&id).expect("it was looked at");
+        let known = dirt.get_mut(&id_of(&partition.hosted)).expect("it was looked at");
         status.set_under_way(true);
         let cleaned = self.cleaner.clean(&partition, &looked, known, pacer).await;
         status.set_under_way(false);
-        if let Some(tally) = cleaned {
-            status.ended(id, &tally, known.cleaned());
+        if cleaned.is_some() {
             partition.set_gone_bytes(known.gone_bytes());
         }
     }

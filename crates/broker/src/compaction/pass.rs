@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::cleaner::Cleaner;
 use super::dirt::{Dirt, Looked};
+use crate::disk;
 use crate::partition::{self, Partition, compacting};
 use crate::settings::CompactionSettings;
 
@@ -24,12 +25,16 @@ use crate::settings::CompactionSettings;
 const PIECE_BYTES: usize = 1 << 20;
 /// Between two looks whether the store has written what waits for it.
 const STORE_BUSY: Duration = Duration::from_millis(20);
+/// Between two looks whether the disk has room again.
+const DISK_LOW: Duration = Duration::from_secs(1);
 
-/// Keeps a pass to a rate, and behind the writes of clients.
+/// Keeps a pass to a rate, and behind the writes of clients, and off a disk that is nearly full: what it writes takes room before what it
+/// replaces gives room back.
 pub(super) struct Pacer {
     bytes_per_second: u64,
     shared: Arc<partition::Shared>,
     since: Instant,
+    has_told: bool,
 }
 
 impl Pacer {
@@ -38,6 +43,7 @@ impl Pacer {
             bytes_per_second: settings.bytes_per_second.max(1),
             shared: shared.clone(),
             since: Instant::now(),
+            has_told: false,
         }
     }
 
@@ -48,14 +54,24 @@ impl Pacer {
         while self.shared.store.queue_bytes() > self.shared.queue_bytes_max / 2 {
             tokio::time::sleep(STORE_BUSY).await;
         }
+        while let Some((free, limit)) = disk::below_half(&*self.shared.store) {
+            if !std::mem::replace(&mut self.has_told, true) {
+                tracing::warn!(
+                    free,
+                    limit,
+                    "compaction waits until the disk has more bytes free than half of the reserve"
+                );
+            }
+            tokio::time::sleep(DISK_LOW).await;
+        }
         self.since = Instant::now();
     }
 }
 
 /// Why a pass did not end.
 enum Stopped {
-    /// What was to be read or written is not there any more.
-    Gone,
+    /// It has no use any more, for this reason.
+    Vain(&'static str),
     Store(StoreError),
 }
 
@@ -72,7 +88,16 @@ struct Step {
     bytes: u64,
     /// Keys are missing from the map from here on.
     is_full: bool,
+    /// The first batch of it that cannot be read.
     unreadable: Option<(Offset, Unreadable)>,
+}
+
+/// What a pass did.
+struct Done {
+    upto: Offset,
+    tally: Tally,
+    /// The first batch that stays as it is.
+    stuck: Option<(Offset, Unreadable)>,
 }
 
 impl Cleaner {
@@ -86,7 +111,7 @@ impl Cleaner {
     ) -> Option<Tally> {
         let began = Instant::now();
         match self.pass(partition, looked, dirt, pacer).await {
-            Ok((upto, tally)) => {
+            Ok(Done { upto, tally, stuck }) => {
                 let (took, horizon) = (began.elapsed(), looked.bounds.horizon);
                 let Tally {
                     records_gone,
@@ -96,11 +121,27 @@ impl Cleaner {
                 tracing::info!(
                     partition = %partition.hosted.name, %upto, %horizon, records_gone, stored_bytes, ?took, "compacted"
                 );
+                let before = self.status.ended(&partition.hosted, &tally, dirt.cleaned());
+                if let Some((offset, error)) = stuck.filter(|_| before != tally.batches_stuck) {
+                    let batches = tally.batches_stuck;
+                    tracing::warn!(
+                        partition = %partition.hosted.name, batches, first = %offset, %error,
+                        "batches cannot be compacted, and stay as they are"
+                    );
+                }
                 Some(tally)
             }
-            Err(Stopped::Gone) => None,
+            Err(Stopped::Vain(why)) => {
+                let rest = dirt.failed();
+                tracing::info!(partition = %partition.hosted.name, why, ?rest, "compaction has stopped in the middle");
+                None
+            }
             Err(Stopped::Store(error)) => {
-                tracing::warn!(partition = %partition.hosted.name, %error, "compaction was given up, and is tried again");
+                let rest = dirt.failed();
+                tracing::warn!(
+                    partition = %partition.hosted.name, %error, ?rest,
+                    "compaction was given up, and is tried again after a rest"
+                );
                 None
             }
         }
@@ -112,7 +153,7 @@ impl Cleaner {
         looked: &Looked,
         dirt: &mut Dirt,
         mut pacer: Pacer,
-    ) -> Result<(Offset, Tally), Stopped> {
+    ) -> Result<Done, Stopped> {
         let (store, group) = (self.shared.store.clone(), partition.hosted.id());
         let (first, second) = self.random.new_id().as_u64_pair();
         let secret = u128::from(first) << 64 | u128::from(second);
@@ -125,7 +166,8 @@ impl Cleaner {
                 Ok(Pass::new(map, ceiling, horizon).without(aborted))
             })
             .await?;
-        if looked.bounds.key_index.is_some() {
+        let knows_keys = looked.bounds.key_index.is_some();
+        if knows_keys {
             pass = pass.collecting_tombstones();
         }
         let mut at = looked.dirty_from;
@@ -136,46 +178,52 @@ impl Cleaner {
             });
             let step = step.await?;
             (pass, at) = (step.pass, step.next);
-            self.note(partition, step.unreadable);
             pacer.pace(step.bytes).await;
             if step.is_full {
                 break;
             }
+            still_compacts(partition)?;
         }
         let upto = pass.upto();
-        let mut at = partition.view.log_start();
+        let log_start = partition.view.log_start();
+        let (mut at, mut stuck) = (log_start, None);
         while at < upto {
             let step = self.step_of(group, (at, upto), pass, |pass, row, command| {
                 pass.clean(row, command).map(|()| true)
             });
             let step = step.await?;
             (pass, at) = (step.pass, step.next);
-            self.note(partition, step.unreadable);
+            stuck = stuck.or(step.unreadable);
             let tombstones = pass.take_tombstones();
             let writes = pass.take_writes();
             let bytes = step.bytes + writes.bytes as u64;
             if !partition.forget_keys(tombstones).await {
-                return Err(Stopped::Gone);
+                return Err(Stopped::Vain("the index of keys has ended"));
             }
             let is_empty = writes.entries.is_empty() && writes.rows.is_empty();
-            if !is_empty && !partition.rewrite(writes).await {
-                return Err(Stopped::Gone);
+            if !is_empty {
+                partition.rewrite(writes, knows_keys).await.map_err(Stopped::Vain)?;
             }
             pacer.pace(bytes).await;
+            still_compacts(partition)?;
         }
         let tally = pass.tally();
         let stamp = Stamp {
             at_ms: self.shared.clock.now_ms(),
             stored_bytes: tally.stored_bytes,
-            horizon,
+            waits_from: pass.waits_from().unwrap_or(Offset(i64::MAX)),
             gone_bytes: tally.gone_bytes,
             whole_below: pass.whole_below(),
         };
-        let changes = dirt.cleaned_mut().ended(upto, stamp);
-        match partition.write_cleaned(changes).await {
-            true => Ok((upto, tally)),
-            false => Err(Stopped::Gone),
+        // Nobody is told of it before it is on the disk.
+        let mut cleaned = dirt.cleaned().cloned().unwrap_or_default();
+        let changes = cleaned.ended(upto, stamp);
+        if !partition.write_cleaned(changes).await {
+            return Err(Stopped::Vain("the replica is being closed"));
         }
+        *dirt.cleaned_mut() = cleaned;
+        dirt.ended(log_start);
+        Ok(Done { upto, tally, stuck })
     }
 
     /// Reads a piece, and shows its batches to the pass until it has enough.
@@ -200,7 +248,9 @@ impl Cleaner {
                         is_full = true;
                         break;
                     }
-                    Err(error) => unreadable = Some((row.base_offset, error)),
+                    Err(error) => {
+                        unreadable.get_or_insert((row.base_offset, error));
+                    }
                 }
             }
             Ok(Some(Step {
@@ -211,16 +261,9 @@ impl Cleaner {
                 unreadable,
             }))
         });
-        step.await?.ok_or(Stopped::Gone)
-    }
-
-    /// A batch that cannot be read stays as it is: no reader gets its records either.
-    fn note(&self, partition: &Partition, unreadable: Option<(Offset, Unreadable)>) {
-        if let Some((offset, error)) = unreadable
-            && self.status.unreadable(partition.hosted.id(), offset)
-        {
-            tracing::warn!(partition = %partition.hosted.name, %offset, %error, "a batch cannot be compacted, and stays as it is");
-        }
+        let gone =
+            "what was to be read is not there: the log starts further on, a snapshot has come, or rows are missing";
+        step.await?.ok_or(Stopped::Vain(gone))
     }
 
     pub(super) async fn blocking<T: Send + 'static>(
@@ -229,5 +272,13 @@ impl Cleaner {
     ) -> Result<T, StoreError> {
         let done = self.shared.registry.blocking().run(work).await;
         done.unwrap_or_else(|error| Err(StoreError::Database(error.to_string())))
+    }
+}
+
+/// A pass may take an hour, and the topic have other settings by then.
+fn still_compacts(partition: &Partition) -> Result<(), Stopped> {
+    match partition.config().cleanup_policy.compacts() {
+        true => Ok(()),
+        false => Err(Stopped::Vain("the topic is not compacted any more")),
     }
 }

@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use jangada_log::compaction::{Tally, Writes};
 use jangada_log::tables::cleaned::Cleaned;
+use jangada_log::{IndexEntry, PartitionCommand, PartitionState};
 use jangada_storage::{Durability, Op, StateKind, Store};
 use jangada_types::batch::{BatchIter, decode_records};
 use jangada_types::topic_config::CleanupPolicy;
-use jangada_types::{BatchBuilder, Codec, Offset, Reason, TopicConfig};
+use jangada_types::{BatchBuilder, Codec, LeaderEpoch, Offset, Reason, TopicConfig};
 
 use jangada_env::Random;
 
-use super::dirt::Dirt;
+use super::dirt::{Dirt, Looked};
 use super::pass::Pacer;
 use super::*;
 use crate::partition::testing::{Broker, GROUP, Options, TIMEOUT, append};
@@ -46,24 +48,54 @@ struct Alone<'a> {
     status: Arc<CompactionStatus>,
 }
 
-impl Alone<'_> {
-    /// One pass over all that may be cleaned. Where it has ended.
-    async fn clean(&mut self) -> Offset {
-        let cleaner = Cleaner {
+impl<'a> Alone<'a> {
+    fn new(broker: &'a Broker, partition: Arc<Partition>) -> Self {
+        Self {
+            broker,
+            dirt: Dirt::new(&partition.hosted),
+            partition,
+            settings: CompactionSettings::default(),
+            status: Arc::default(),
+        }
+    }
+
+    fn cleaner(&self) -> Cleaner {
+        Cleaner {
             shared: self.broker.shared.clone(),
             random: Random::seeded(7),
             settings: self.settings.clone(),
             status: self.status.clone(),
-        };
-        let looked = cleaner
-            .look(&self.partition, &mut self.dirt)
-            .await
-            .expect("it can be read");
+        }
+    }
+
+    async fn look(&mut self) -> Looked {
+        let looked = self.cleaner().look(&self.partition, &mut self.dirt).await;
+        looked.expect("it can be read")
+    }
+
+    /// One pass over what a look has found, if it ends.
+    async fn pass(&mut self, looked: &Looked) -> Option<Tally> {
         let pacer = Pacer::new(&self.settings, &self.broker.shared);
-        let tally = cleaner.clean(&self.partition, &looked, &mut self.dirt, pacer).await;
-        tally.expect("it has ended");
+        let cleaner = self.cleaner();
+        cleaner.clean(&self.partition, looked, &mut self.dirt, pacer).await
+    }
+
+    /// One pass over all that may be cleaned. Where it has ended.
+    async fn clean(&mut self) -> Offset {
+        let looked = self.look().await;
+        self.pass(&looked).await.expect("it has ended");
         let last = self.dirt.cleaned().and_then(Cleaned::last);
         last.expect("it was told").0
+    }
+
+    /// Closes the partition, which saves its state, and opens it again, as another one.
+    async fn reopen(&mut self, config: TopicConfig) {
+        self.partition = self.broker.lead(config).await;
+        self.dirt = Dirt::new(&self.partition.hosted);
+    }
+
+    fn rows(&self, from: i64) -> Vec<IndexEntry> {
+        compacting::rows_behind(&*self.broker.store, GROUP, Offset(from), 1_000).expect("readable")
     }
 
     /// Keys and values of all records, with their offsets.
@@ -106,13 +138,7 @@ async fn of_each_key_the_last_record_stays_and_readers_go_over_what_is_gone() {
     append(&partition, batch(&[("last", Some("1"))]))
         .await
         .expect("written");
-    let mut alone = Alone {
-        broker: &broker,
-        partition,
-        dirt: Dirt::default(),
-        settings: CompactionSettings::default(),
-        status: Arc::default(),
-    };
+    let mut alone = Alone::new(&broker, partition);
     let before = alone.records().await;
     assert_eq!(before.len(), 6_002);
     assert_eq!(alone.clean().await, Offset(6_001));
@@ -129,11 +155,226 @@ async fn of_each_key_the_last_record_stays_and_readers_go_over_what_is_gone() {
     assert_eq!(alone.records().await, expected);
     // A second pass has nothing to do, and the rows are as good after a restart.
     assert_eq!(alone.clean().await, Offset(6_001));
-    let rows = compacting::rows_behind(&*broker.store, GROUP, Offset(0)).expect("readable");
+    let rows = compacting::rows_behind(&*broker.store, GROUP, Offset(0), 100).expect("readable");
     assert!(rows.len() <= 8, "{} rows", rows.len());
     assert_eq!(broker.store.damage().of(GROUP), None);
     alone.partition = broker.lead(compacted()).await;
     assert_eq!(alone.records().await, expected);
+    broker.stop().await;
+}
+
+/// A partition with updates of three keys, each in a batch of its own, and one batch behind them; its state is saved.
+async fn updated(broker: &Broker, config: TopicConfig) -> Alone<'_> {
+    let partition = broker.lead(config.clone()).await;
+    for nth in 0..60 {
+        let (key, value) = (format!("k{}", nth % 3), nth.to_string());
+        append(&partition, batch(&[(&key, Some(&value))]))
+            .await
+            .expect("written");
+    }
+    let mut alone = Alone::new(broker, partition);
+    alone.reopen(config).await;
+    let last = append(&alone.partition, batch(&[("last", None)])).await;
+    last.expect("written");
+    alone
+}
+
+/// A partition that is moved away and comes back has the same id and none of the data: what was known of the one before says nothing of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_known_of_a_replica_is_not_taken_for_one_that_was_opened_since() {
+    let broker = Broker::start(Options::default());
+    let mut alone = updated(&broker, compacted()).await;
+    assert_eq!(alone.clean().await, Offset(60));
+    let (hosted, status) = (alone.partition.hosted.clone(), alone.status.clone());
+    assert_eq!(status.since_before(&hosted, i64::MAX), Some(Offset(60)));
+    let again = broker.lead(compacted()).await.hosted.clone();
+    assert_eq!(again.group.replica(), hosted.group.replica());
+    assert!(alone.dirt.is_of(&hosted) && !alone.dirt.is_of(&again));
+    assert_eq!(status.since_before(&again, i64::MAX), None, "nobody has looked at it");
+    assert!(!status.waits_below(&again, Offset(i64::MAX)));
+    status.looked(&again, None);
+    assert_eq!(status.since_before(&again, i64::MAX), Some(Offset(0)));
+    broker.stop().await;
+}
+
+/// The log has an entry in the place of another, or the row is wrong: nothing is written that would make it worse, others have their turn.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_does_not_fit_its_entry_stops_the_pass_and_is_told_as_damage() {
+    let broker = Broker::start(Options::default());
+    let mut alone = updated(&broker, compacted()).await;
+    let mut row = alone.rows(30)[0];
+    row.epoch = LeaderEpoch(row.epoch.get() + 1);
+    broker
+        .store
+        .write(GROUP, vec![Op::Row(row.put())], Durability::Lazy, None);
+    let entries = || broker.store.read_log(GROUP, 0..u64::MAX, usize::MAX).expect("readable");
+    let before = entries();
+    let looked = alone.look().await;
+    assert!(!alone.dirt.rests());
+    assert_eq!(alone.pass(&looked).await, None);
+    assert!(alone.dirt.rests(), "it is not tried again at once");
+    assert_eq!(entries(), before);
+    let damage = broker.store.damage().of(GROUP).expect("it is told");
+    assert!(damage.contains("offsets 30 to 30"), "{damage}");
+    let rests: Vec<_> = (0..12).map(|_| alone.dirt.failed()).collect();
+    assert!(rests.is_sorted() && rests[0] > Duration::from_secs(2) && rests[11] == Duration::from_secs(300));
+    broker.stop().await;
+}
+
+/// A pass that crashed leaves rows that have taken over others where the next one learns keys. If its map is full right there, it still
+/// goes on to the end of what it has learned.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_piece_that_ends_inside_a_row_that_has_taken_over_others_has_that_row() {
+    let broker = Broker::start(Options::default());
+    let mut alone = updated(&broker, compacted()).await;
+    alone.clean().await;
+    let merged = alone.rows(0)[0];
+    assert_eq!((merged.first_offset(), merged.base_offset), (Offset(0), Offset(57)));
+    let piece = compacting::read_piece(&*broker.store, GROUP, Offset(0), Offset(57), MAX);
+    let piece = piece.expect("readable").expect("it is there");
+    assert_eq!((piece.rows.len(), piece.next), (1, Offset(58)));
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pass_stops_once_the_topic_is_not_compacted_any_more() {
+    let broker = Broker::start(Options::default());
+    let mut alone = updated(&broker, compacted()).await;
+    let before = alone.records().await;
+    let looked = alone.look().await;
+    alone.partition.set_config(TopicConfig::default().into()).await;
+    assert_eq!(alone.pass(&looked).await, None);
+    assert_eq!(alone.records().await, before);
+    assert_eq!(alone.dirt.cleaned().and_then(Cleaned::last), None);
+    broker.stop().await;
+}
+
+/// An index that begins in the middle of a pass which knows of none would read values that go behind it, and not their deletions.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pass_writes_nothing_once_the_index_of_keys_was_switched() {
+    let broker = Broker::start(Options::default());
+    let mut alone = updated(&broker, compacted()).await;
+    let looked = alone.look().await;
+    let with_index = TopicConfig {
+        key_index: true,
+        ..compacted()
+    };
+    alone.partition.set_config(with_index.into()).await;
+    assert!(alone.partition.rewrite(Writes::default(), false).await.is_err());
+    assert!(alone.partition.rewrite(Writes::default(), true).await.is_ok());
+    let before = alone.records().await;
+    assert_eq!(alone.pass(&looked).await, None);
+    assert_eq!(alone.records().await, before);
+    broker.stop().await;
+}
+
+/// Other replicas let tombstones go for what this one says: a crash must not take it back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_a_pass_has_ended_is_told_when_it_is_on_the_disk() {
+    let broker = Broker::start(Options::default());
+    let mut alone = updated(&broker, compacted()).await;
+    broker.store.hold_syncs();
+    let cleaned = tokio::time::timeout(Duration::from_millis(300), alone.clean()).await;
+    assert!(cleaned.is_err(), "it waits for the disk");
+    assert_eq!(alone.dirt.cleaned().and_then(Cleaned::last), None);
+    broker.store.release_syncs();
+    assert_eq!(alone.clean().await, Offset(60));
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pass_waits_while_the_disk_is_nearly_full() {
+    let broker = Broker::start(Options::default());
+    let mut pacer = Pacer::new(&CompactionSettings::default(), &broker.shared);
+    broker.store.set_disk_low(Some((49, 100)));
+    let waited = tokio::time::timeout(Duration::from_millis(200), pacer.pace(0)).await;
+    assert!(waited.is_err(), "less than half of the reserve is free");
+    broker.store.set_disk_low(Some((50, 100)));
+    let went_on = tokio::time::timeout(TIMEOUT, pacer.pace(0)).await;
+    went_on.expect("what is compacted gives room back");
+    broker.stop().await;
+}
+
+/// What the last pass has counted is partly behind the log start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_that_are_gone_with_the_log_start_do_not_count_as_taken() {
+    let broker = Broker::start(Options::default());
+    let config = TopicConfig {
+        cleanup_policy: CleanupPolicy::CompactAndDelete,
+        ..TopicConfig::default()
+    };
+    let mut alone = updated(&broker, config.clone()).await;
+    alone.clean().await;
+    let gone: u64 = 57 * u64::from(alone.rows(58)[0].size_bytes);
+    let all = alone.dirt.gone_bytes();
+    assert!(all > gone / 2, "{all} of about {gone}");
+    alone.partition.trim(Some(Offset(58))).await.expect("it leads");
+    alone.dirt = Dirt::new(&alone.partition.hosted);
+    let looked = alone.look().await;
+    assert_eq!((looked.dirty_from, alone.dirt.gone_bytes()), (Offset(60), 0));
+    let left: u64 = alone.rows(58)[..2].iter().map(|row| u64::from(row.size_bytes)).sum();
+    assert_eq!(looked.survey.clean_bytes, left);
+    broker.stop().await;
+}
+
+/// The horizon moves behind each pass, and that alone is no work.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_horizon_makes_a_pass_due_where_something_waits_for_it() {
+    let broker = Broker::start(Options::default());
+    let mut alone = updated(&broker, compacted()).await;
+    let advance = async |partition: &Arc<Partition>, upto| {
+        let command = PartitionCommand::AdvanceHorizon {
+            upto: Offset(upto),
+            now_ms: 0,
+        };
+        let proposed = partition.hosted.group.propose::<PartitionState>(command, TIMEOUT).await;
+        proposed.expect("it leads");
+    };
+    alone.clean().await;
+    advance(&alone.partition, 60).await;
+    let survey = alone.look().await.survey;
+    assert!(!survey.horizon_moved && survey.dirty_bytes == 0, "{survey:?}");
+    assert!(!alone.status.waits_below(&alone.partition.hosted, Offset(60)));
+    // The tombstone behind them is cleaned with the next pass, and waits.
+    append(&alone.partition, batch(&[("other", Some("1"))]))
+        .await
+        .expect("written");
+    alone.reopen(compacted()).await;
+    append(&alone.partition, batch(&[("other", Some("2"))]))
+        .await
+        .expect("written");
+    assert_eq!(alone.clean().await, Offset(62));
+    assert!(alone.status.waits_below(&alone.partition.hosted, Offset(61)));
+    assert!(!alone.look().await.survey.horizon_moved, "it is not below the horizon");
+    advance(&alone.partition, 61).await;
+    let looked = alone.look().await;
+    assert!(looked.survey.horizon_moved);
+    alone.pass(&looked).await.expect("it ends");
+    assert!(!alone.records().await.iter().any(|(_, _, value)| value.is_none()));
+    assert!(!alone.look().await.survey.horizon_moved);
+    broker.stop().await;
+}
+
+/// A time that a record may have bounds nothing where nothing is left alone for its age.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_of_the_farthest_future_does_not_end_compaction() {
+    let broker = Broker::start(Options::default());
+    let config = TopicConfig {
+        timestamp_after_max_ms: u64::MAX >> 1,
+        ..compacted()
+    };
+    let partition = broker.lead(config.clone()).await;
+    for at_ms in [i64::MAX, 1, 1] {
+        let mut builder = BatchBuilder::new(Codec::None);
+        builder.append(at_ms, Some(b"k"), None, []).expect("small");
+        append(&partition, builder.build()).await.expect("written");
+    }
+    let mut alone = Alone::new(&broker, partition);
+    alone.reopen(config).await;
+    append(&alone.partition, batch(&[("last", None)]))
+        .await
+        .expect("written");
+    assert_eq!(alone.clean().await, Offset(3));
     broker.stop().await;
 }
 

@@ -296,7 +296,9 @@ impl Partition {
             })
             .map(|()| first)
         };
-        let found = match batch.len() <= SMALL_BYTES / 4 {
+        // A small one may unpack to a thousand times as much.
+        let is_packed = BatchHeader::parse(batch).map_or(true, |header| header.attributes.codec() != Ok(Codec::None));
+        let found = match batch.len() <= SMALL_BYTES && !is_packed {
             true => first_without(),
             false => self.shared.compute.run(first_without).await?,
         };

@@ -18,10 +18,10 @@ use super::index_reads::rows_from;
 use super::rows::read_entries;
 
 /// Rows that are looked at together.
-const ROWS_MAX: usize = 1024;
+pub(crate) const ROWS_MAX: usize = 1024;
 
 /// What bounds the compaction of a partition, as of now.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Bounds {
     pub log_start: Offset,
     pub high_watermark: Offset,
@@ -76,8 +76,17 @@ impl Partition {
         }
     }
 
-    /// Writes what a pass has left of entries. Returns when the store's files have it; false: they have not.
-    pub async fn rewrite(&self, writes: Writes) -> bool {
+    /// Writes what a pass has left of entries. Returns when the store's files have it. `knows_keys`: the pass lets the index of keys forget
+    /// what it takes. An index that was switched on since would read records that go behind it, so nothing is written then.
+    ///
+    /// # Errors
+    /// Why nothing was written.
+    pub async fn rewrite(&self, writes: Writes, knows_keys: bool) -> Result<(), &'static str> {
+        // The guard is held until the write is queued: an index that begins to read after that sees what is left.
+        let index = self.key_index.held().await;
+        if index.is_some() != knows_keys {
+            return Err("the index of keys was switched on or off");
+        }
         // Before the markers go: a reader that is told of an aborted transaction waits for its marker, and takes what the producer wrote
         // after that for aborted as well.
         let markers = writes.rows.iter().map(|(_, change)| change);
@@ -87,12 +96,18 @@ impl Partition {
         }
         let entries = writes.entries.into_iter().map(|entry| (entry.at, entry.command));
         let rows = self.hosted.group.derived_rows();
-        rows.rewrite(entries.collect(), writes.rows).wait().await
+        let written = rows.rewrite(entries.collect(), writes.rows);
+        drop(index);
+        match written.wait().await {
+            true => Ok(()),
+            false => Err("the replica is being closed"),
+        }
     }
 
-    /// Writes where a pass has ended.
+    /// Writes where a pass has ended. Returns when that and all that it has written is on the disk, since other replicas count on it: the
+    /// tombstones that it has seen may go there.
     pub async fn write_cleaned(&self, changes: Vec<RowChange>) -> bool {
-        self.hosted.group.derived_rows().write(changes, None).wait().await
+        self.hosted.group.derived_rows().write_synced(changes).wait().await
     }
 }
 
@@ -106,7 +121,8 @@ pub(crate) fn read_piece(
     max_bytes: usize,
 ) -> Result<Option<Piece>, StoreError> {
     let mut rows = rows_from(store, group, from, ROWS_MAX, max_bytes)?;
-    rows.truncate(rows.partition_point(|row| row.base_offset < below));
+    // By where its offsets begin: a row may have taken over those before it, and they are below.
+    rows.truncate(rows.partition_point(|row| row.first_offset() < below));
     let whole = |rows: &[IndexEntry]| -> Result<(), Gap> {
         begins_at(rows, from)?;
         follow(rows)
@@ -129,6 +145,20 @@ pub(crate) fn read_piece(
             let Some(entry) = entries.next_if(|entry| entry.index == row.raft_index) else {
                 break;
             };
+            let is_its_own = entry.term == u64::from(row.epoch.get()) && entry.body.len() == row.size_bytes as usize;
+            if !is_its_own {
+                let what = format!(
+                    "offsets {} to {} are {} bytes of term {} in log entry {}, which has {} bytes of term {}",
+                    row.base_offset,
+                    row.last_offset,
+                    row.size_bytes,
+                    row.epoch,
+                    row.raft_index,
+                    entry.body.len(),
+                    entry.term
+                );
+                return Err(store.damage().report(group, what));
+            }
             piece.bytes += entry.payload_len() as u64;
             command = command_of(&entry);
         }
@@ -172,7 +202,12 @@ pub(crate) fn row_holding(store: &dyn Store, group: GroupId, offset: Offset) -> 
     super::index_reads::row_at(store, group, offset)
 }
 
-/// Rows from an offset on, without their entries. Blocks.
-pub(crate) fn rows_behind(store: &dyn Store, group: GroupId, from: Offset) -> Result<Vec<IndexEntry>, StoreError> {
-    rows_from(store, group, from, ROWS_MAX, usize::MAX)
+/// Rows from an offset on, without their entries, so many of them at most. Blocks.
+pub(crate) fn rows_behind(
+    store: &dyn Store,
+    group: GroupId,
+    from: Offset,
+    limit: usize,
+) -> Result<Vec<IndexEntry>, StoreError> {
+    rows_from(store, group, from, limit, usize::MAX)
 }

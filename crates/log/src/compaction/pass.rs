@@ -75,6 +75,8 @@ pub struct Tally {
     pub entries: u64,
     /// Bytes that the batches below the end of the pass had more when they were appended.
     pub gone_bytes: u64,
+    /// Batches that stay as they are although records should go.
+    pub batches_stuck: u64,
 }
 
 /// Why a batch was left as it is.
@@ -115,6 +117,8 @@ pub struct Pass {
     held: Option<Held>,
     /// The first batch that stays as it is although records should go.
     stuck: Option<Offset>,
+    /// The first tombstone or marker that stays for the sake of the horizon alone.
+    waits_from: Option<Offset>,
     first_index: Option<u64>,
     writes: Writes,
     tombstones: Vec<TakenTombstone>,
@@ -133,6 +137,7 @@ impl Pass {
             collects_tombstones: false,
             held: None,
             stuck: None,
+            waits_from: None,
             first_index: None,
             writes: Writes::default(),
             tombstones: Vec::new(),
@@ -173,6 +178,12 @@ impl Pass {
     /// The offset below which each batch that was cleaned could be rewritten: the first that could not, or the end of the pass.
     pub fn whole_below(&self) -> Offset {
         self.stuck.map_or(self.upto, |stuck| stuck.min(self.upto))
+    }
+
+    /// The first tombstone or marker that would go if the horizon were behind it. `None`: there is none, and to move the horizon lets
+    /// nothing go of what was cleaned.
+    pub fn waits_from(&self) -> Option<Offset> {
+        self.waits_from
     }
 
     /// What it did so far.
@@ -223,14 +234,27 @@ impl Pass {
         Ok(self.learn(row.base_offset, batch, from)?)
     }
 
-    fn keeps(&self, offset: Offset, record: KeyedRecord<'_>) -> bool {
+    fn keeps(&mut self, offset: Offset, record: KeyedRecord<'_>) -> bool {
         if offset >= self.upto {
             return true;
         }
         // A record without a key is from before the topic was compacted: nothing would ever supersede it.
         let Some(key) = record.key else { return false };
         let is_newest = self.map.get(key).is_none_or(|last| last <= offset);
-        is_newest && (!record.is_tombstone || offset >= self.horizon)
+        if is_newest && record.is_tombstone {
+            return self.waits_for_horizon(offset);
+        }
+        is_newest
+    }
+
+    /// Whether what would go by itself is at or above the horizon, and stays for that.
+    fn waits_for_horizon(&mut self, offset: Offset) -> bool {
+        let waits = offset >= self.horizon;
+        if waits {
+            // Rows come in their order.
+            self.waits_from.get_or_insert(offset);
+        }
+        waits
     }
 
     /// Judges the batch of a row, and notes what is to be written for it. Rows come in their order, without a gap.
@@ -251,12 +275,13 @@ impl Pass {
         });
         if outcome.is_err() {
             self.stuck.get_or_insert(row.base_offset);
+            self.tally.batches_stuck += 1;
         }
         self.tally.stored_bytes += u64::from(now.size_bytes);
         self.tally.gone_bytes += u64::from(row.original_bytes.saturating_sub(now.size_bytes));
         self.tally.batches_left += u64::from(now.size_bytes > 0);
         let first = *self.first_index.get_or_insert(row.raft_index);
-        self.tally.entries = row.raft_index - first + 1;
+        self.tally.entries = row.raft_index.saturating_sub(first) + 1;
         self.merge(row, now);
         outcome
     }
@@ -330,7 +355,7 @@ impl Pass {
         command: PartitionCommand,
     ) -> Option<EncodedCommand> {
         let has_records = self.with_records.remove(&header.producer_id);
-        if has_records || row.last_offset >= self.horizon.min(self.upto) {
+        if has_records || row.last_offset >= self.upto || self.waits_for_horizon(row.last_offset) {
             return None;
         }
         let emptied = self.emptied(header, command)?;

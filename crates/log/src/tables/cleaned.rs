@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! key    the offset below which the log is clean u64, big-endian
-//! value  1 | when, by the wall clock of the broker, i64 ms | bytes of the batches below it u64 | horizon of the tombstones i64
-//!        | bytes that are gone u64 | offset below which no batch had to stay as it is i64
+//! value  1 | when, by the wall clock of the broker, i64 ms | bytes of the batches below it u64
+//!        | first offset of what waits for the horizon i64 | bytes that are gone u64 | offset below which no batch had to stay as it is i64
 //! ```
 
 use std::collections::BTreeMap;
@@ -36,8 +36,9 @@ pub struct Stamp {
     pub at_ms: i64,
     /// Bytes of the batches that it has left.
     pub stored_bytes: u64,
-    /// The offset below which it could take tombstones.
-    pub horizon: Offset,
+    /// The first tombstone or marker that it has left for the sake of the horizon alone, or else the end of all offsets: nothing more
+    /// goes before the horizon is behind that. Builds before wrote the horizon of the pass, below which nothing waits either.
+    pub waits_from: Offset,
     /// Bytes that the batches below its end had more when they were appended.
     pub gone_bytes: u64,
     /// The first batch below its end that could not be rewritten, or its end. Such a batch may have a value that is superseded, so
@@ -50,7 +51,7 @@ impl Stamp {
         let mut value = RowWriter::new(VERSION);
         value.put(&self.at_ms.to_le_bytes());
         value.put(&self.stored_bytes.to_le_bytes());
-        value.put(&self.horizon.get().to_le_bytes());
+        value.put(&self.waits_from.get().to_le_bytes());
         value.put(&self.gone_bytes.to_le_bytes());
         value.put(&self.whole_below.get().to_le_bytes());
         value.finish()
@@ -66,7 +67,7 @@ impl Stamp {
         let stamp = Self {
             at_ms: reader.i64()?,
             stored_bytes: reader.u64()?,
-            horizon: Offset(reader.i64()?),
+            waits_from: Offset(reader.i64()?),
             gone_bytes: reader.u64()?,
             whole_below: Offset(reader.i64()?),
         };
@@ -145,7 +146,7 @@ mod tests {
         Stamp {
             at_ms,
             stored_bytes: 7,
-            horizon: Offset(3),
+            waits_from: Offset(3),
             gone_bytes: 5,
             whole_below: Offset(1 << 32),
         }

@@ -43,6 +43,8 @@ pub struct Replica {
     saved: (usize, Option<Bytes>),
     /// Where passes ended, and when.
     pub cleaned: BTreeMap<Offset, i64>,
+    /// The first offset that the last pass has left for the sake of the horizon alone.
+    pub waits_from: Option<Offset>,
     /// Passes that a full map has ended early.
     pub cut_short: usize,
 }
@@ -198,6 +200,7 @@ impl Replica {
             return self.restart();
         }
         self.write(&mut pass);
+        self.waits_from = pass.waits_from();
         let stored: u32 = self
             .rows
             .values()

@@ -122,6 +122,31 @@ fn what_is_left_of_the_marker_of_an_aborted_transaction_names_none_to_readers() 
     world.settle();
 }
 
+/// To move the horizon is worth a pass where a tombstone or a marker waits for it, and nowhere else.
+#[test]
+fn a_pass_says_what_waits_for_the_horizon() {
+    let mut world = World::new();
+    let mut waits_from = |ops: &[Op]| {
+        world.run(ops);
+        world.run(&[Op::Put(vec![(6, false)], None, 0), Op::Save(0)]);
+        world.replicas[0].clean(pass(ROOMY));
+        world.replicas[0].waits_from
+    };
+    assert_eq!(waits_from(&[Op::Put(vec![(1, false), (2, false)], None, 0)]), None);
+    let deleted = [Op::Put(vec![(2, true), (1, true)], None, 0)];
+    assert_eq!(waits_from(&deleted), Some(Offset(3)), "the first of the two");
+    let superseded = [Op::Put(vec![(2, false)], None, 0)];
+    assert_eq!(waits_from(&superseded), Some(Offset(4)), "the other one");
+    let transaction = [
+        Op::Put(vec![(1, false)], None, 0),
+        Op::Transact(vec![(3, false)], 0, 0),
+        Op::End(0, true),
+    ];
+    assert_eq!(waits_from(&transaction), None, "the marker has a record before it");
+    let aborted = [Op::Transact(vec![(4, false)], 1, 0), Op::End(1, false)];
+    assert_eq!(waits_from(&aborted), Some(Offset(13)), "its marker has none");
+}
+
 /// A replica that has the value of a key, and was away while the key was deleted, gets its deletion, however often the others have cleaned.
 #[test]
 fn a_tombstone_waits_for_a_replica_that_was_away_when_it_was_written() {
