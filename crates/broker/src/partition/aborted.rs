@@ -16,7 +16,7 @@ use super::isolation::{Isolation, Reading, begins_with_transactions, visible};
 use crate::error::RequestError;
 
 /// Those with records in these offsets, from the table. Blocks.
-fn stored_within(
+pub(super) fn stored_within(
     store: &dyn Store,
     group: GroupId,
     within: Range<Offset>,

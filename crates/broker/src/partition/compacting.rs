@@ -29,7 +29,7 @@ pub(crate) struct Bounds {
     pub decided: Offset,
     /// Below it tombstones may go.
     pub horizon: Offset,
-    /// How far the index of keys has come, if there is one.
+    /// The offset below which the index of keys has rows, if there is one.
     pub key_index: Option<Offset>,
 }
 
@@ -55,7 +55,7 @@ impl Partition {
 
     /// What bounds its compaction now.
     pub async fn compaction_bounds(&self) -> Bounds {
-        let key_index = self.key_index.held().await.as_ref().map(|index| index.reached());
+        let key_index = self.key_index.held().await.as_ref().map(|index| index.indexed());
         let view = &self.view;
         // The horizon and what is decided are never ahead of the end that is looked at after them.
         Bounds {

@@ -5,8 +5,12 @@
 //! replica meanwhile: stopped, killed, started from a snapshot, the index switched off and on. What lies below the log
 //! start counts as none; the store drops such rows when it compacts. The task begins where it ended, or at the log start
 //! if that is later, so the index of a topic that had none is built in the same way.
+//!
+//! Records of transactions count when those are committed. So rows end at the last stable offset, and leave out what was aborted; what
+//! lies behind that is known in memory (`undecided_keys`).
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -22,13 +26,17 @@ use jangada_types::batch::{BatchIter, Records};
 use jangada_types::limits::{DECOMPRESSED_BYTES_MAX, INDEXED_KEY_BYTES_MAX};
 use jangada_types::table::row::RowBuffer;
 use jangada_types::{GroupId, Offset, RowChange};
+use parking_lot::Mutex;
 use tokio::sync::{RwLock, RwLockReadGuard, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
 use super::View;
+use super::aborted::stored_within;
 use super::index_reads::rows_from;
+use super::isolation::{Ends, Isolation, visible};
 use super::key_locks::KeyLocks;
 use super::rows::{Assembled, assemble, keep_below, read_entries};
+use super::undecided_keys::{Behind, KeyedAt, UndecidedKeys};
 use crate::pool::Pool;
 
 const VERSION: u8 = 1;
@@ -52,6 +60,7 @@ pub(crate) struct KeyIndex {
     /// Whether every batch that was proposed before the locks were there is applied.
     pub barrier_applied: AtomicBool,
     reached: watch::Receiver<Offset>,
+    undecided: Arc<Mutex<UndecidedKeys>>,
     forgets: mpsc::Sender<Forget>,
     task: AbortHandle,
 }
@@ -111,7 +120,9 @@ impl KeyIndex {
     pub fn start(group: GroupId, store: Arc<dyn Store>, rows: DerivedRows, view: Arc<View>, reads: Pool) -> Self {
         let (sender, reached) = watch::channel(Offset(0));
         let (forgets, to_forget) = mpsc::channel(1);
+        let undecided = Arc::<Mutex<UndecidedKeys>>::default();
         let follower = Follower {
+            undecided: undecided.clone(),
             group,
             store,
             rows,
@@ -122,14 +133,21 @@ impl KeyIndex {
             locks: Arc::default(),
             barrier_applied: AtomicBool::new(false),
             reached,
+            undecided,
             forgets,
             task: tokio::spawn(follower.run(sender, to_forget)).abort_handle(),
         }
     }
 
-    /// How far the index has come.
-    pub fn reached(&self) -> Offset {
-        *self.reached.borrow()
+    /// The offset below which the index has rows of all that counts.
+    pub fn indexed(&self) -> Offset {
+        self.undecided.lock().from()
+    }
+
+    /// What is known of a key behind what the index has rows of. Who asks it first, and then for the row, misses nothing: rows are there
+    /// before this is forgotten.
+    pub fn behind(&self, key: &[u8]) -> Behind {
+        self.undecided.lock().find(key)
     }
 
     /// Deletes the keys whose last records are these. False: the task has ended.
@@ -150,7 +168,7 @@ impl KeyIndex {
         self.barrier_applied.load(Ordering::Acquire)
     }
 
-    /// Returns when all records below `end` are in the index. False: the task has ended.
+    /// Returns when all records below `end` are in the index, or known behind it. False: the task has ended.
     pub async fn reaches(&self, end: Offset) -> bool {
         self.reached.clone().wait_for(|reached| *reached >= end).await.is_ok()
     }
@@ -161,13 +179,14 @@ struct Follower {
     store: Arc<dyn Store>,
     rows: DerivedRows,
     view: Arc<View>,
+    undecided: Arc<Mutex<UndecidedKeys>>,
     /// Reads that may wait for the disk at once, over all partitions.
     reads: Pool,
 }
 
 impl Follower {
     async fn run(self, reached: watch::Sender<Offset>, mut to_forget: mpsc::Receiver<Forget>) {
-        let mut ends = self.view.watch_ends();
+        let mut watched = self.view.watch_ends();
         let group = self.group;
         let mut next = loop {
             match self.blocking(move |store| read_marker(store, group)).await {
@@ -177,32 +196,57 @@ impl Follower {
             }
         };
         loop {
-            let end = ends.borrow_and_update().high_watermark;
+            let Ends {
+                last_stable: decided,
+                high_watermark: end,
+            } = *watched.borrow_and_update();
             next = next.max(self.view.log_start());
-            reached.send_replace(next);
+            let (upto, is_full) = {
+                let mut undecided = self.undecided.lock();
+                undecided.decided(next);
+                (undecided.upto(), undecided.is_full())
+            };
+            reached.send_replace(upto);
             if let Ok(forget) = to_forget.try_recv() {
                 self.forget(forget).await;
                 continue;
             }
-            if next >= end {
+            if next >= decided && (upto >= end || is_full) {
                 tokio::select! {
-                    changed = ends.changed() => if changed.is_err() { return },
+                    changed = watched.changed() => if changed.is_err() { return },
                     Some(forget) = to_forget.recv() => self.forget(forget).await,
                 }
                 continue;
             }
-            match self.blocking(move |store| index_run(store, group, next..end)).await {
-                Ok(Some(run)) => {
-                    next = run.next;
-                    // A caught-up index does not wait for the disk; one that is being built must not outrun it.
-                    let written = self.write(run);
-                    if next < end && !written.wait().await {
-                        return;
+            let has_transactions = self.view.has_transactions();
+            let went_on = if next < decided {
+                let run = move |store: &dyn Store| index_run(store, group, next..decided, has_transactions);
+                match self.blocking(run).await {
+                    Ok(Some(run)) => {
+                        next = run.next;
+                        // A caught-up index does not wait for the disk; one that is being built must not outrun it.
+                        let written = self.write(run);
+                        if next < decided && !written.wait().await {
+                            return;
+                        }
+                        Ok(true)
                     }
+                    read => read.map(|_| false),
                 }
-                Ok(None) => tokio::time::sleep(PAUSE).await,
+            } else {
+                let read = self.blocking(move |store| scan_run(store, group, upto..end)).await;
+                read.map(|found| match found {
+                    Some((records, upto)) => {
+                        self.undecided.lock().add(records, upto);
+                        true
+                    }
+                    None => false,
+                })
+            };
+            match went_on {
+                Ok(true) => {}
                 Err(error) if self.is_over(&error) => return,
-                Err(_) => tokio::time::sleep(PAUSE).await,
+                Ok(false) | Err(_) => tokio::time::sleep(PAUSE).await,
             }
         }
     }
@@ -291,8 +335,63 @@ fn read_marker(store: &dyn Store, group: GroupId) -> Result<Option<Offset>, Stor
     Ok(known.then(|| input.try_get_i64().ok()).flatten().map(Offset))
 }
 
-/// The keys of the next batches. `None`: they are not there.
-fn index_run(store: &dyn Store, group: GroupId, range: std::ops::Range<Offset>) -> Result<Option<Run>, StoreError> {
+/// The keys of the next batches, without those of transactions that were aborted. All are decided. `None`: they are not there.
+fn index_run(
+    store: &dyn Store,
+    group: GroupId,
+    range: Range<Offset>,
+    has_transactions: bool,
+) -> Result<Option<Run>, StoreError> {
+    let Some((mut batches, next)) = read_batches(store, group, range.clone())? else {
+        return Ok(None);
+    };
+    if has_transactions {
+        let aborted = stored_within(store, group, range.start..next)?;
+        batches = visible(batches, Isolation::Committed, aborted);
+    }
+    Ok(Some(read_run(group, batches, range.start, next)))
+}
+
+/// The keys of the next batches, of which some may not be decided, and where they end. `None`: they are not there.
+fn scan_run(
+    store: &dyn Store,
+    group: GroupId,
+    range: Range<Offset>,
+) -> Result<Option<(Vec<KeyedAt>, Offset)>, StoreError> {
+    let Some((batches, next)) = read_batches(store, group, range.clone())? else {
+        return Ok(None);
+    };
+    let mut found = Vec::new();
+    for batch in BatchIter::new(batches) {
+        let Ok((header, batch)) = batch else { break };
+        if header.attributes.is_control() {
+            continue;
+        }
+        // What cannot be decoded is told when it is decided.
+        let records = Records::new(&batch, DECOMPRESSED_BYTES_MAX);
+        for record in records.into_iter().flatten().map_while(Result::ok) {
+            let key = record.key.filter(|key| key.len() <= INDEXED_KEY_BYTES_MAX);
+            if let Some(key) = key.filter(|_| record.offset >= range.start) {
+                if found.len() == RUN_KEYS {
+                    return Ok(Some((found, record.offset)));
+                }
+                found.push(KeyedAt {
+                    key: Bytes::copy_from_slice(&key),
+                    offset: record.offset,
+                    is_transactional: header.attributes.is_transactional(),
+                });
+            }
+        }
+    }
+    Ok(Some((found, next)))
+}
+
+/// The next batches, and where they end. `None`: they are not there.
+fn read_batches(
+    store: &dyn Store,
+    group: GroupId,
+    range: Range<Offset>,
+) -> Result<Option<(Bytes, Offset)>, StoreError> {
     let mut rows = rows_from(store, group, range.start, RUN_ROWS, RUN_BYTES)?;
     keep_below(&mut rows, range.end);
     let mut checked = follow(&rows);
@@ -310,10 +409,7 @@ fn index_run(store: &dyn Store, group: GroupId, range: std::ops::Range<Offset>) 
     let Ok(Assembled { batches, next, .. }) = assemble(&rows, &entries) else {
         return Ok(None);
     };
-    if next <= range.start {
-        return Ok(None);
-    }
-    Ok(Some(read_run(group, batches, range.start, next)))
+    Ok((next > range.start).then_some((batches, next)))
 }
 
 /// The offset below which the offset index has no rows, because a snapshot stands in for them.
@@ -369,180 +465,4 @@ fn collect(batch: &Bytes, from: Offset, run: &mut Run) -> Result<Option<Offset>,
 }
 
 #[cfg(test)]
-mod tests {
-    use jangada_storage::{Durability, Op};
-    use jangada_types::{BatchBuilder, Codec, TopicConfig};
-
-    use super::super::testing::{self, Broker, GROUP, Options, TIMEOUT};
-    use super::*;
-
-    /// Batches behind one another, each with these keys.
-    fn batches(of: &[Vec<Vec<u8>>]) -> (Bytes, Offset) {
-        let mut out = BytesMut::new();
-        let mut next = 0;
-        for keys in of {
-            let mut builder = BatchBuilder::new(Codec::Zstd);
-            for key in keys {
-                builder.append(0, Some(key), None, []).expect("it fits");
-            }
-            let start = out.len();
-            out.extend_from_slice(&builder.build());
-            jangada_types::batch::set_position(&mut out[start..], Offset(next), jangada_types::LeaderEpoch(1));
-            next += i64::try_from(keys.len()).expect("few");
-        }
-        (out.freeze(), Offset(next))
-    }
-
-    /// An index whose task goes on until it is ended, and says when it has.
-    fn endless(ended: Arc<AtomicBool>) -> KeyIndex {
-        struct Says(Arc<AtomicBool>);
-        impl Drop for Says {
-            fn drop(&mut self) {
-                self.0.store(true, Ordering::Release);
-            }
-        }
-        let (sender, reached) = watch::channel(Offset(0));
-        let holds = (Says(ended), sender);
-        let task = tokio::spawn(async move {
-            let _holds = holds;
-            std::future::pending::<()>().await;
-        });
-        KeyIndex {
-            locks: Arc::default(),
-            barrier_applied: AtomicBool::new(false),
-            reached,
-            forgets: mpsc::channel(1).0,
-            task: task.abort_handle(),
-        }
-    }
-
-    #[tokio::test]
-    async fn the_index_is_switched_when_no_batch_is_being_admitted_and_its_task_has_ended() {
-        use futures::FutureExt as _;
-
-        let ended = Arc::new(AtomicBool::new(false));
-        let kept = KeptIndex::new(Some(endless(ended.clone())));
-        let held = kept.held().await;
-        let mut switching = Box::pin(kept.keep(false, || unreachable!("none is wanted")));
-        assert!((&mut switching).now_or_never().is_none(), "a batch is being judged");
-        // Who comes now sees what will be there.
-        let mut next = Box::pin(kept.held());
-        assert!((&mut next).now_or_never().is_none());
-        assert!(held.is_some() && !ended.load(Ordering::Acquire));
-        drop(held);
-        switching.await;
-        assert!(ended.load(Ordering::Acquire), "the old task may still write");
-        assert!(next.await.is_none());
-        kept.keep(true, || endless(Arc::default())).await;
-        assert!(kept.held().await.is_some());
-        kept.keep(true, || unreachable!("it is there")).await;
-    }
-
-    #[test]
-    fn a_run_ends_at_so_many_keys_and_the_next_one_goes_on_there() {
-        // Little when packed: counters.
-        let numbered =
-            |range: std::ops::Range<usize>| range.map(|n| format!("{n:08}").into_bytes()).collect::<Vec<_>>();
-        let long = |range: std::ops::Range<usize>| range.map(|n| format!("{n:01024}").into_bytes()).collect::<Vec<_>>();
-        let (packed, end) = batches(&[
-            numbered(0..10),
-            numbered(5..RUN_KEYS * 2 + 10),
-            long(0..5_000),
-            numbered(0..7),
-        ]);
-        assert!(packed.len() < 2 << 20, "{} bytes", packed.len());
-        let mut expected = HashMap::new();
-        for batch in BatchIter::new(packed.clone()) {
-            for record in Records::new(&batch.expect("whole").1, DECOMPRESSED_BYTES_MAX).expect("decodes") {
-                let record = record.expect("decodes");
-                expected.insert(record.key.expect("each has one"), record.offset);
-            }
-        }
-        let (mut found, mut next, mut runs) = (HashMap::new(), Offset(0), 0);
-        while next < end {
-            let run = read_run(GroupId(1), packed.clone(), next, end);
-            assert!(run.next > next, "it stands still at {next}");
-            assert!(run.keys.len() <= RUN_KEYS, "{} keys", run.keys.len());
-            assert!(run.key_bytes <= RUN_KEY_BYTES + INDEXED_KEY_BYTES_MAX);
-            next = run.next;
-            found.extend(run.keys);
-            runs += 1;
-        }
-        assert_eq!(found, expected);
-        assert!((4..=6).contains(&runs), "{runs} runs");
-    }
-
-    /// One record with a key.
-    fn record(key: &[u8], bytes: usize) -> Bytes {
-        let mut builder = BatchBuilder::new(Codec::None);
-        builder.append(0, Some(key), Some(&vec![7; bytes]), []).expect("small");
-        builder.build()
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn rows_that_are_missing_at_the_very_start_are_damage() {
-        let broker = Broker::start(Options::default());
-        let partition = broker.lead(TopicConfig::default()).await;
-        for key in [b"a", b"b", b"c"] {
-            testing::append(&partition, record(key, 1)).await.expect("written");
-        }
-        let store = &*broker.shared.store;
-        let run = index_run(store, GROUP, Offset(0)..Offset(3))
-            .expect("whole")
-            .expect("there");
-        assert_eq!((run.keys.len(), run.next), (3, Offset(3)));
-        store.write(GROUP, vec![Op::CutOff(Some(2))], Durability::Lazy, None);
-        let run = index_run(store, GROUP, Offset(2)..Offset(3))
-            .expect("whole")
-            .expect("there");
-        assert_eq!((run.keys.len(), run.next), (1, Offset(3)));
-        let Err(StoreError::Damaged { what, .. }) = index_run(store, GROUP, Offset(1)..Offset(3)) else {
-            panic!("offset 1 was passed over");
-        };
-        assert!(what.contains("offset 1 is missing"), "{what}");
-        store.write(GROUP, vec![Op::CutOff(Some(3))], Durability::Lazy, None);
-        let gone = index_run(store, GROUP, Offset(1)..Offset(3));
-        assert!(matches!(gone, Err(StoreError::Damaged { .. })), "all are missing");
-        broker.stop().await;
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn rows_that_went_with_a_snapshot_are_not_missing() {
-        let broker = Broker::start(Options::default());
-        let config = TopicConfig {
-            segment_bytes: 1 << 16,
-            ..TopicConfig::default()
-        };
-        let partition = broker.lead(config).await;
-        let mut next = 0;
-        while next < 20 {
-            testing::append(&partition, record(b"key", 20_000))
-                .await
-                .expect("written");
-            next += 1;
-        }
-        partition.trim(Some(Offset(15))).await.expect("it leads");
-        let store = &*broker.shared.store;
-        let purged = async {
-            while index_first(store) == Offset(0) {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        tokio::time::timeout(TIMEOUT, purged)
-            .await
-            .expect("rows go with the purge");
-        // As of a replica that has not applied the new log start, or was away.
-        let run = index_run(store, GROUP, Offset(0)..Offset(next))
-            .expect("whole")
-            .expect("there");
-        assert_eq!(run.next, Offset(next));
-        assert!(snapshot_position(store, GROUP).expect("whole") > Offset(0));
-        broker.stop().await;
-    }
-
-    /// Where the offset index begins.
-    fn index_first(store: &dyn Store) -> Offset {
-        let first = super::super::index_reads::row_at(store, GROUP, Offset(0)).expect("whole");
-        first.expect("some stay").base_offset
-    }
-}
+mod tests;

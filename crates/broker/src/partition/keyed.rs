@@ -18,6 +18,7 @@ use super::inflight::BUSY_RETRY;
 use super::key_index::KeyIndex;
 use super::key_locks::{Claim, KeyLocks, Keys, KeysBuilder, UnderWay};
 use super::room::Room;
+use super::undecided_keys::Behind;
 use crate::error::RequestError;
 use crate::pool::SMALL_BYTES;
 use crate::replica::LEADER_RETRY;
@@ -196,16 +197,31 @@ impl Partition {
             Ok(true) => {}
             Ok(false) | Err(_) => return Err(self.index_not_ready()),
         }
-        let (store, group) = (self.shared.store.clone(), self.hosted.group.id());
-        let read = move || jangada_storage::read_row(&*store, group, &KEY_INDEX, &key, decode_offset);
-        let read = self.shared.read_pool.run(read).await?;
-        let found = read.map_err(|error| self.read_failed(&error.to_string()))?;
+        let found = match index.behind(&key) {
+            Behind::Record(offset) => Some(offset),
+            Behind::Nothing => self.indexed(key).await?,
+            Behind::Undecided => {
+                let message = format!(
+                    "partition {}: a transaction that is open has written the key, or lies behind one that is",
+                    self.hosted.name
+                );
+                return Err(RequestError::new(Reason::PartitionBusy, message).retry_after(BUSY_RETRY));
+            }
+        };
         let found = found.filter(|offset| *offset >= self.view.log_start());
         Ok(KeyFinding {
             expected,
             found: found.unwrap_or(NO_OFFSET),
             term: status.term,
         })
+    }
+
+    /// The offset that the index has for a key.
+    async fn indexed(&self, key: Bytes) -> Result<Option<Offset>, RequestError> {
+        let (store, group) = (self.shared.store.clone(), self.hosted.group.id());
+        let read = move || jangada_storage::read_row(&*store, group, &KEY_INDEX, &key, decode_offset);
+        let read = self.shared.read_pool.run(read).await?;
+        read.map_err(|error| self.read_failed(&error.to_string()))
     }
 
     /// Waits until every batch that was admitted before the index was switched on is applied: their keys are not in the locks.

@@ -10,7 +10,7 @@
 //! - [`fetch`][]: reading; [`rows`]: what is read has no gap. [`isolation`], [`aborted`]: what of it is for whom.
 //! - [`joins`], [`ending`]: how transactions begin and end here.
 //! - [`retention`]: dropping what is old, as the leader in `jangada_log` decides it. [`leading`]: what that goes by.
-//! - [`keyed`], [`key_index`], [`key_locks`]: the last offsets of keys.
+//! - [`keyed`], [`key_index`], [`undecided_keys`], [`key_locks`]: the last offsets of keys.
 //! - `queues`: the desk of the partition's queues (`broker::queues`), and sending to them.
 //! - [`compacting`], [`spent`]: what compaction (`broker::compaction`) reads and writes.
 //! - [`record_time`]: the time of one record, for how old a queue's messages are.
@@ -46,6 +46,7 @@ mod room;
 mod rows;
 pub(crate) mod spent;
 mod timestamps;
+mod undecided_keys;
 mod view;
 
 #[cfg(test)]

@@ -6,15 +6,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use jangada_log::AbortedTransaction;
+use jangada_log::compaction::Writes;
+use jangada_storage::{Durability, Op, StateKind, Store as _};
 use jangada_types::batch::{BatchIter, TimestampType};
 use jangada_types::{BatchBuilder, Codec, Offset, ProducerEpoch, ProducerId, Reason, Sequence, TopicConfig};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::testing::{BYTES, Broker, Options, TIMEOUT};
+use super::testing::{BYTES, Broker, GROUP, Options, TIMEOUT};
 use super::{
     Appended, EndMarker, Expectation, InTransaction, Isolation, Join, JoinTransactions, OpenHere, Partition, Reading,
-    Standing,
+    Standing, compacting,
 };
 use crate::error::RequestError;
 use crate::quota::Caller;
@@ -173,6 +176,89 @@ async fn send(partition: &Partition, batch: Bytes) -> Result<Appended, RequestEr
     };
     let admitted = partition.admit_in(batch, &transaction, room).await?;
     partition.acknowledged(admitted, TIMEOUT).await
+}
+
+/// Whoever reads committed records and expects of a key what it has read must have its turn: what was aborted is no write.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_of_transactions_count_for_their_keys_when_those_are_committed() {
+    let with_index = || TopicConfig {
+        key_index: true,
+        ..TopicConfig::default()
+    };
+    let mut world = World::with(with_index()).await;
+    let write_if = async |partition: &Arc<Partition>, expected: i64| {
+        let batch = batch((-1, -1), -1, false);
+        let room = partition.room(&Caller::alone(), batch.len()).expect("there is room");
+        let expected = Expectation {
+            key_offset: Some(Offset(expected)),
+            ..Expectation::default()
+        };
+        let admitted = partition.admit(batch, expected, room).await?;
+        partition.acknowledged(admitted, TIMEOUT).await
+    };
+    let refused = |outcome: Result<Appended, RequestError>| outcome.err().map(|error| error.reason);
+    assert_eq!(world.plain().await, Offset(0));
+    assert_eq!(world.sent((7, 0), 0).await, Offset(1));
+    let outcome = write_if(&world.partition, 0).await;
+    assert_eq!(refused(outcome), Some(Reason::PartitionBusy), "it is not decided");
+    world.end((7, 1), 1, false).await;
+    let written = write_if(&world.partition, 0)
+        .await
+        .expect("what was aborted is no write");
+    assert_eq!(written.base_offset, Offset(3));
+    world.coordinators.seq.store(2, Ordering::SeqCst);
+    assert_eq!(world.sent((7, 1), 0).await, Offset(4));
+    assert_eq!(world.plain().await, Offset(5));
+    let outcome = write_if(&world.partition, 5).await;
+    assert_eq!(refused(outcome), Some(Reason::PartitionBusy), "it is not decided");
+    world.end((7, 2), 2, true).await;
+    let outcome = write_if(&world.partition, 4).await;
+    assert_eq!(refused(outcome), Some(Reason::ConditionFailed), "there is a later one");
+    let written = write_if(&world.partition, 5).await.expect("it is the last");
+    assert_eq!(written.base_offset, Offset(7));
+    // An index that is built from the log says the same.
+    for key_index in [false, true] {
+        let config = TopicConfig {
+            key_index,
+            ..TopicConfig::default()
+        };
+        world.partition = world.broker.lead(config).await;
+        if !key_index {
+            let forgets = Op::DeleteState {
+                kind: StateKind::KEYS,
+                suffix: None,
+            };
+            world.broker.store.write(GROUP, vec![forgets], Durability::Lazy, None);
+        }
+    }
+    let written = write_if(&world.partition, 7).await.expect("it is the last");
+    assert_eq!(written.base_offset, Offset(8));
+    world.broker.stop().await;
+}
+
+/// A reader that leaves out by itself what was aborted does so until it meets the marker. One that is told of a transaction whose marker is
+/// gone would leave out the next transactions of the producer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_told_of_an_aborted_transaction_whose_marker_compaction_takes() {
+    let world = World::begin().await;
+    assert_eq!(world.sent((7, 0), 0).await, Offset(0));
+    world.end((7, 1), 1, false).await;
+    world.coordinators.seq.store(2, Ordering::SeqCst);
+    assert_eq!(world.sent((7, 1), 0).await, Offset(2));
+    world.end((7, 2), 2, true).await;
+    let named = async || {
+        let fetched = world.partition.read(Offset(0), BYTES, LISTED).await.expect("it leads");
+        fetched.aborted
+    };
+    assert_eq!(named().await, [(ProducerId(7), Offset(0))]);
+    let rows = compacting::rows_behind(&*world.broker.store, GROUP, Offset(1), 1).expect("readable");
+    let writes = Writes {
+        rows: vec![(rows[0].raft_index, AbortedTransaction::deletion(Offset(1)))],
+        ..Writes::default()
+    };
+    world.partition.rewrite(writes, false).await.expect("it is written");
+    assert!(named().await.is_empty());
+    world.broker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
