@@ -173,7 +173,7 @@ fn view_of(node: &Arc<Node>, replica: &Hosted, in_sync: Vec<BrokerId>, voters: V
         voters,
         high_watermark: view.map_or(Offset(0), |view| view.high_watermark()),
         log_start: view.map_or(Offset(0), |view| view.log_start()),
-        size_bytes: view.map_or(0, |view| view.retained_bytes()),
+        size_bytes: partition.as_ref().map_or(0, |partition| partition.stored_bytes()),
         write_refusal: refused.map(|error| WriteRefusal {
             reason: error.reason.as_str().to_owned(),
             message: error.message,

@@ -229,6 +229,15 @@ impl Partition {
         }
     }
 
+    /// Bytes of the batches from log start to high watermark, as compaction has left them.
+    pub fn stored_bytes(&self) -> u64 {
+        let gone_bytes = self
+            .gone_bytes
+            .lock()
+            .filter(|_| self.config().cleanup_policy.compacts());
+        self.view.retained_bytes().saturating_sub(gone_bytes.unwrap_or(0))
+    }
+
     /// Where the topic's records are counted.
     pub fn traffic(&self) -> &Arc<TopicTraffic> {
         &self.traffic

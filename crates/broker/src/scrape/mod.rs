@@ -30,7 +30,7 @@ impl Scrape {
         let partitions = node.replicas.fronts::<Partition>();
         let kept = partitions.iter().map(|partition| {
             let topic = &partition.hosted.name.topic;
-            (topic, partition.traffic(), partition.view.retained_bytes())
+            (topic, partition.traffic(), partition.stored_bytes())
         });
         let topics = node.metrics.topics.sample(kept);
         let transactions = TransactionSample::take(

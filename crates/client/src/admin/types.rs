@@ -116,7 +116,7 @@ pub struct PartitionState {
     pub high_watermark: Option<i64>,
     /// The first offset that can be read. `None`: there is no leader to ask.
     pub log_start_offset: Option<i64>,
-    /// Bytes of batches between log start and high watermark on the leader. `None`: there is no leader to ask.
+    /// Bytes of batches between log start and high watermark on the leader, as compaction has left them. `None`: there is no leader to ask.
     pub size_bytes: Option<u64>,
     /// Why the leader refuses records now. `None`: it takes them.
     pub write_refusal: Option<WriteRefusal>,
