@@ -12,6 +12,8 @@ mod bootstrap_steps;
 mod cli_habits;
 mod clock_jumps;
 mod compaction;
+mod compaction_cost;
+mod compaction_with;
 mod conditional;
 mod connections;
 mod create_races;
