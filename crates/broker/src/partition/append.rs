@@ -58,8 +58,8 @@ pub(super) enum With<'a> {
     Nothing,
     /// Marks of the records for the partition's queues, and what was found of the ids among them.
     Marks(Marks, Option<IdFinding>),
-    /// The transaction that it belongs to.
-    Transaction(&'a InTransaction),
+    /// The transaction that it belongs to, and marks of the records if they are messages of a queue that have some.
+    Transaction(&'a InTransaction, Option<Marks>),
 }
 
 impl Partition {
@@ -78,7 +78,7 @@ impl Partition {
         transaction: &InTransaction,
         room: Room,
     ) -> Result<Admitted, RequestError> {
-        let with = With::Transaction(transaction);
+        let with = With::Transaction(transaction, None);
         self.admit_with(batch, Expectation::default(), room, with).await
     }
 
@@ -98,7 +98,7 @@ impl Partition {
         self.check_group_lag(&config)?;
         let (header, times) =
             batch::validate_with_times(&batch, &config.batch_limits()).map_err(|error| self.refuse(error.into()))?;
-        if header.attributes.is_transactional() || matches!(with, With::Transaction(_)) {
+        if header.attributes.is_transactional() || matches!(with, With::Transaction(..)) {
             self.check_transactional(&header, &with)?;
         }
         let bytes = batch.len();
@@ -114,8 +114,11 @@ impl Partition {
         if !header.producer_id.is_some() {
             self.refuse_early(expected)?;
         }
-        let seq = match with {
-            With::Transaction(transaction) => Some(self.join(transaction, &header).await?),
+        let seq = match &with {
+            With::Transaction(transaction, _) => {
+                let producer = (header.producer_id, header.producer_epoch);
+                Some(self.join(transaction, producer).await?)
+            }
             With::Nothing | With::Marks(..) => None,
         };
         let index = self.begin_admitting(expected).await?;
@@ -153,13 +156,20 @@ impl Partition {
                 marks,
                 batch,
             },
-            (With::Transaction(_), Some(seq)) => PartitionCommand::TxnAppend {
+            (With::Transaction(_, Some(marks)), Some(seq)) => PartitionCommand::TxnAppendMarked {
+                now_ms,
+                expiration_ms,
+                seq,
+                marks,
+                batch,
+            },
+            (With::Transaction(_, None), Some(seq)) => PartitionCommand::TxnAppend {
                 now_ms,
                 expiration_ms,
                 seq,
                 batch,
             },
-            (With::Nothing | With::Transaction(_), _) => PartitionCommand::Append {
+            (With::Nothing | With::Transaction(..), _) => PartitionCommand::Append {
                 now_ms,
                 expiration_ms,
                 conditions,
@@ -186,7 +196,7 @@ impl Partition {
 
     /// Refuses a batch that says something else than its request.
     fn check_transactional(&self, header: &BatchHeader, with: &With<'_>) -> Result<(), RequestError> {
-        let is_named = matches!(with, With::Transaction(_));
+        let is_named = matches!(with, With::Transaction(..));
         if header.attributes.is_transactional() != is_named {
             let message = match is_named {
                 true => "the request names a transactional id, and its batch is not transactional",

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use jangada_log::{Marker, PartitionCommand, PartitionReply, PartitionState, ProducerState, Refusal};
 use jangada_types::batch::{self, TimestampType};
-use jangada_types::{ProducerEpoch, ProducerId, Reason};
+use jangada_types::{Offset, ProducerEpoch, ProducerId, Reason};
 use tokio::time::MissedTickBehavior;
 
 use super::{OpenHere, Partition, Standing};
@@ -137,7 +137,9 @@ impl Partition {
         let Some(transactions) = self.shared.transactions.get() else {
             return;
         };
-        if !self.view.has_transactions() || !self.hosted.is_ready() || self.hosted.check_quorum.is_lost() {
+        // One that only acknowledges messages of queues has no record here.
+        let may_have_any = self.view.has_transactions() || self.view.desk.has_slots();
+        if !may_have_any || !self.hosted.is_ready() || self.hosted.check_quorum.is_lost() {
             return;
         }
         let longest = transactions.timeout_max() + grace;
@@ -145,19 +147,30 @@ impl Partition {
         let before_ms = self.shared.clock.now_ms().saturating_sub(longest_ms);
         let partition = self.hosted.id();
         let overdue: Vec<_> = self.driver.with_machine(|state| {
-            let open = state.open_transactions();
-            let overdue = open.filter(|(_, _, open)| open.since_ms < before_ms);
-            let here = overdue.map(|(producer_id, producer_epoch, open)| OpenHere {
-                producer_id,
-                producer_epoch,
-                seq: open.seq,
+            let open = state
+                .open_transactions()
+                .map(|(producer_id, producer_epoch, open)| OpenHere {
+                    producer_id,
+                    producer_epoch,
+                    seq: open.seq,
+                    partition,
+                    first: Some(open.first),
+                    since_ms: open.since_ms,
+                });
+            let undecided = state.slots().undecided().filter(|undecided| undecided.first.is_none());
+            let acknowledging = undecided.map(|undecided| OpenHere {
+                producer_id: undecided.id.producer,
+                producer_epoch: undecided.id.epoch,
+                seq: undecided.id.seq,
                 partition,
-                first: open.first,
-                since_ms: open.since_ms,
+                first: None,
+                since_ms: i64::try_from(undecided.since_ms).unwrap_or(i64::MAX),
             });
-            here.collect()
+            let all = open.chain(acknowledging);
+            all.filter(|open| open.since_ms < before_ms).collect()
         });
         for open in overdue {
+            let first = open.first.map(Offset::get);
             let abort = EndMarker {
                 producer_id: open.producer_id,
                 producer_epoch: open.producer_epoch,
@@ -172,11 +185,11 @@ impl Partition {
             };
             match done {
                 Ok(()) => tracing::warn!(
-                    partition = %self.hosted.name, producer = %open.producer_id, seq = open.seq, first = %open.first,
+                    partition = %self.hosted.name, producer = %open.producer_id, seq = open.seq, first,
                     "a transaction that no coordinator knows was open for too long; it is aborted"
                 ),
                 Err(error) => tracing::warn!(
-                    partition = %self.hosted.name, producer = %open.producer_id, seq = open.seq, first = %open.first, %error,
+                    partition = %self.hosted.name, producer = %open.producer_id, seq = open.seq, first, %error,
                     "a transaction has been open for too long, and could not be looked after; trying again"
                 ),
             }

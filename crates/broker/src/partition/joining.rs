@@ -1,8 +1,10 @@
-//! Asking the coordinator of a transactional id, before the first batch of a transaction is proposed here (`joins`).
+//! Asking the coordinator of a transactional id, before the first batch of a transaction is proposed here, or the first message of a queue
+//! acknowledged in it (`joins`).
 
 use std::time::Duration;
 
-use jangada_types::{BatchHeader, Reason};
+use jangada_queue::TransactionId;
+use jangada_types::{ProducerEpoch, ProducerId, Reason};
 
 use super::Partition;
 use super::joins::{InTransaction, Join};
@@ -13,10 +15,27 @@ use crate::replica::LEADER_RETRY;
 const JOIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Partition {
+    /// The transaction that messages of a queue are acknowledged in, which this partition is a part of then: its end comes here, and decides
+    /// about them.
+    ///
+    /// # Errors
+    /// As for a batch: NOT_LEADER, those of the coordinator, NOT_READY when it does not answer. Nothing was done then.
+    pub async fn join_to_acknowledge(
+        &self,
+        transaction: &InTransaction,
+        (producer, epoch): (ProducerId, ProducerEpoch),
+    ) -> Result<TransactionId, RequestError> {
+        let seq = self.join(transaction, (producer, epoch)).await?;
+        Ok(TransactionId { producer, epoch, seq })
+    }
+
     /// The number of the transaction that a batch belongs to, which this partition is a part of then.
-    pub(super) async fn join(&self, transaction: &InTransaction, header: &BatchHeader) -> Result<u64, RequestError> {
+    pub(super) async fn join(
+        &self,
+        transaction: &InTransaction,
+        (producer_id, producer_epoch): (ProducerId, ProducerEpoch),
+    ) -> Result<u64, RequestError> {
         let term = self.hosted.leader_epoch()?;
-        let (producer_id, producer_epoch) = (header.producer_id, header.producer_epoch);
         let joined = self.joins.of(term, producer_id, producer_epoch);
         if let Some(seq) = joined.seq.get() {
             return Ok(*seq);
@@ -49,7 +68,7 @@ impl Partition {
 
     fn no_coordinator(&self, transaction: &InTransaction, why: &str) -> RequestError {
         let message = format!(
-            "partition {}: the coordinator of the transactional id {:?} is not available: {why}; nothing was appended, try again",
+            "partition {}: the coordinator of the transactional id {:?} is not available: {why}; nothing was done, try again",
             self.hosted.name, transaction.transactional_id
         );
         RequestError::new(Reason::NotReady, message).retry_after(LEADER_RETRY)

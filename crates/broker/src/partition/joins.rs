@@ -1,6 +1,6 @@
-//! Whether a batch may begin a transaction here. Before the first batch of a transaction is proposed, the coordinator of its transactional
-//! id makes the partition a part of the transaction, or refuses. So whatever is open here has a coordinator that knows it, and that
-//! sends the marker which ends it (KIP-890).
+//! Whether a batch may begin a transaction here. Before the first batch of a transaction is proposed, or the first message of a queue is
+//! acknowledged in it, the coordinator of its transactional id makes the partition a part of the transaction, or refuses. So whatever is
+//! open here has a coordinator that knows it, and that sends the marker which ends it (KIP-890).
 //!
 //! ```text
 //!   batch -> open here in this epoch? -> its number
@@ -50,7 +50,8 @@ pub(crate) struct OpenHere {
     pub producer_epoch: ProducerEpoch,
     pub seq: u64,
     pub partition: GroupId,
-    pub first: Offset,
+    /// The offset of its first record; none: it only acknowledges messages of queues.
+    pub first: Option<Offset>,
     pub since_ms: i64,
 }
 

@@ -12,7 +12,7 @@ use jangada_types::{BatchBuilder, BatchHeader, Codec, Offset, QueueConfig, Reaso
 
 use super::append::With;
 use super::inflight::Full;
-use super::{Admitted, Expectation, Partition, Room, checkpoint_bytes};
+use super::{Admitted, Expectation, InTransaction, Partition, Room, checkpoint_bytes};
 use crate::disk;
 use crate::error::RequestError;
 use crate::metrics::Metrics;
@@ -160,6 +160,32 @@ impl Partition {
         ids: Option<IdFinding>,
         room: Room,
     ) -> Result<Admitted, RequestError> {
+        let with = |marks: Option<Marks>| marks.map_or(With::Nothing, |marks| With::Marks(marks, ids));
+        self.admit_sent(batch, marks, with, room).await
+    }
+
+    /// Likewise, for messages that are sent in a transaction.
+    ///
+    /// # Errors
+    /// Those of [`Partition::admit_messages`], and of [`Partition::admit_in`].
+    pub async fn admit_messages_in(
+        &self,
+        batch: Bytes,
+        marks: Option<Marks>,
+        transaction: &InTransaction,
+        room: Room,
+    ) -> Result<Admitted, RequestError> {
+        let with = |marks| With::Transaction(transaction, marks);
+        self.admit_sent(batch, marks, with, room).await
+    }
+
+    async fn admit_sent<'a>(
+        &self,
+        batch: Bytes,
+        marks: Option<Marks>,
+        with: impl FnOnce(Option<Marks>) -> With<'a>,
+        room: Room,
+    ) -> Result<Admitted, RequestError> {
         let header = BatchHeader::parse(&batch).map_err(|error| self.refuse(error.into()))?;
         let count = u64::try_from(header.record_count).unwrap_or(0);
         if let Some(marks) = &marks
@@ -175,8 +201,7 @@ impl Partition {
         };
         let reserved = desk.map(|desk| desk.reserve((count, batch.len() as u64), is_limited));
         let reserved = reserved.transpose()?.flatten();
-        let marks = marks.filter(|marks| !marks.is_empty());
-        let with = marks.map_or(With::Nothing, |marks| With::Marks(marks, ids));
+        let with = with(marks.filter(|marks| !marks.is_empty()));
         let mut admitted = self.admit_with(batch, Expectation::default(), room, with).await?;
         admitted.reserved = reserved;
         Ok(admitted)

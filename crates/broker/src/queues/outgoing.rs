@@ -7,7 +7,7 @@ use bytes::Bytes;
 use jangada_queue::{Mark, Marks};
 use jangada_types::limits::{QUEUE_DELAY_MS_MAX, QUEUE_LANES};
 use jangada_types::queue_config::{Dedup, QueueConfig, QueueOrder};
-use jangada_types::{BatchBuilder, Codec, Header, Reason};
+use jangada_types::{BatchBuilder, Codec, Header, ProducerEpoch, ProducerId, Reason, Sequence};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::error::RequestError;
@@ -209,8 +209,24 @@ pub(crate) fn pack<'a>(
     config: &QueueConfig,
     now_ms: u64,
 ) -> Result<Outgoing, RequestError> {
+    pack_as(messages, config, now_ms, None)
+}
+
+/// Like [`pack`]; with a producer as a batch of its transaction, of which the first message has this sequence.
+///
+/// # Errors
+/// Those of [`pack`].
+pub(crate) fn pack_as<'a>(
+    messages: impl Iterator<Item = &'a NewMessage> + Clone,
+    config: &QueueConfig,
+    now_ms: u64,
+    producer: Option<(ProducerId, ProducerEpoch, Sequence)>,
+) -> Result<Outgoing, RequestError> {
     let bytes = messages.clone().map(NewMessage::bytes).sum();
     let mut builder = BatchBuilder::with_capacity(Codec::None, bytes);
+    if let Some((id, epoch, base_sequence)) = producer {
+        builder.producer(id, epoch, base_sequence).transactional();
+    }
     let mut marks = Vec::new();
     let timestamp_ms = i64::try_from(now_ms).unwrap_or(i64::MAX);
     for message in messages {

@@ -39,6 +39,10 @@ struct Depth {
     leased: u64,
     waiting: u64,
     dead: u64,
+    /// Acknowledged in transactions that are open.
+    staged: u64,
+    /// Behind the first message of a transaction that is open.
+    undecided: u64,
     bytes: u64,
     consumers: u64,
     /// Partitions in which most messages fail, and only a few go out.
@@ -58,6 +62,8 @@ impl Depth {
         self.leased += counts.leased;
         self.waiting += counts.waiting;
         self.dead += counts.dead;
+        self.staged += counts.staged;
+        self.undecided += counts.undecided;
         self.bytes += counts.bytes;
         self.consumers += counts.consumers;
         self.tripped += u64::from(counts.tripped.is_some());
@@ -145,6 +151,8 @@ impl QueueSample {
                 ("leased", depth.leased),
                 ("waiting", depth.waiting),
                 ("dead", depth.dead),
+                ("staged", depth.staged),
+                ("undecided", depth.undecided),
             ];
             states.map(|(state, count)| ([("queue", &**name), ("state", state)], count))
         });

@@ -28,6 +28,7 @@ pub(crate) mod produce;
 pub(crate) mod queue;
 pub(crate) mod queue_admin;
 pub(crate) mod queue_streams;
+mod queue_transaction_wire;
 mod queue_wire;
 mod record_wire;
 mod schedule_wire;

@@ -7,12 +7,15 @@ use bytes::Bytes;
 use jangada_controller::{BrokerRegistration, Command, DirectoryId, Image, QUEUES_FEATURE_LEVEL, SeedBroker};
 use jangada_queue::engine::{SettleItem, Settled, Settlement};
 use jangada_queue::{AttemptId, LeaseId, SessionId};
-use jangada_types::{BrokerId, Header, Incarnation, Offset, PartitionIndex, QueueId, Reason, ReplicaId};
+use jangada_types::{
+    BrokerId, Header, Incarnation, Offset, PartitionIndex, ProducerEpoch, ProducerId, QueueId, Reason, ReplicaId,
+    Sequence,
+};
 
 use super::passed_wire::{answer_of, answer_to, call_of, call_to};
 use crate::api::call::queues::{
     CancelMessages, Cancelled, MessageState, PeekMessages, PeekedMessage, PeekedMessages, QueuePartition,
-    ReceiveMessages, Received, ReceivedMessage, SendMessages, SentMessage, SettleMessages,
+    QueueTransaction, ReceiveMessages, Received, ReceivedMessage, SendIn, SendMessages, SentMessage, SettleMessages,
 };
 use crate::api::call::{Answer, Call};
 use crate::error::RequestError;
@@ -56,6 +59,14 @@ fn at() -> QueuePartition {
     QueuePartition {
         queue: QUEUE,
         index: PartitionIndex(3),
+    }
+}
+
+fn transaction() -> QueueTransaction {
+    QueueTransaction {
+        transactional_id: "billing".into(),
+        producer_id: ProducerId(1_007),
+        producer_epoch: ProducerEpoch(3),
     }
 }
 
@@ -112,6 +123,16 @@ fn calls() -> Vec<Call> {
             messages: [Due::Default, Due::After(5), Due::At(1_700_000_000_000)]
                 .map(message)
                 .into(),
+            sends_in: None,
+            timeout: Duration::from_secs(10),
+        }),
+        Call::SendMessages(SendMessages {
+            at: at(),
+            messages: vec![message(Due::Default)],
+            sends_in: Some(SendIn {
+                transaction: transaction(),
+                base_sequence: Sequence(70),
+            }),
             timeout: Duration::from_secs(10),
         }),
         receive(7, Some(30_000)),
@@ -119,6 +140,16 @@ fn calls() -> Vec<Call> {
         Call::SettleMessages(SettleMessages {
             at: at(),
             items: items.collect(),
+            transaction: None,
+        }),
+        Call::SettleMessages(SettleMessages {
+            at: at(),
+            items: vec![SettleItem {
+                offset: 40,
+                lease: LeaseId(41),
+                settlement: Settlement::Ack,
+            }],
+            transaction: Some(transaction()),
         }),
         Call::CancelMessages(CancelMessages {
             at: at(),

@@ -12,6 +12,7 @@ use jangada_queue::{AttemptId, SessionId};
 use jangada_types::PartitionIndex;
 
 use super::names;
+use super::queue_transaction_wire as transactions;
 use super::queue_wire as wire;
 use super::record_wire::invalid;
 use crate::api::call::queues::{
@@ -49,12 +50,20 @@ pub(super) fn send_to(wanted: SendMessages) -> v1::SendRequest {
         partition: Some(wanted.at.index.get()),
         messages: wanted.messages.into_iter().map(wire::message_to).collect(),
         timeout_ms: ms(wanted.timeout),
+        base_sequence: wanted
+            .sends_in
+            .as_ref()
+            .map_or(0, |sends_in| sends_in.base_sequence.get()),
+        transaction: wanted
+            .sends_in
+            .map(|sends_in| transactions::transaction_to(&sends_in.transaction)),
     }
 }
 
 pub(super) fn send_of(request: v1::SendRequest) -> Result<SendMessages, RequestError> {
     Ok(SendMessages {
         at: at(&request.queue_id, request.partition)?,
+        sends_in: transactions::sends_in_of(request.transaction, request.base_sequence)?,
         messages: request.messages.into_iter().map(wire::message_of).collect(),
         timeout: duration(request.timeout_ms),
     })
@@ -112,12 +121,13 @@ pub(super) fn receive_of(message: ReceiveMessage) -> Result<ReceiveMessages, Req
 }
 
 pub(super) fn settle_to(wanted: &SettleMessages) -> SettleMessage {
-    let SettleMessages { at, items } = wanted;
+    let SettleMessages { at, items, transaction } = wanted;
     SettleMessage {
         request: Some(v1::SettleRequest {
             queue: String::new(),
             queue_id: wire::queue_id_to(at.queue),
             items: wire::settle_to(at.queue, at.index, items),
+            transaction: transaction.as_ref().map(transactions::transaction_to),
         }),
         partition: at.index.get(),
     }
@@ -130,6 +140,7 @@ pub(super) fn settle_of(image: &Image, message: SettleMessage) -> Result<SettleM
     let at = at(&request.queue_id, Some(message.partition))?;
     let queue = QueueRef::resolve(image, &QueueName::Id(at.queue))?;
     let items = wire::settle_of(&queue, request.items)?;
+    let transaction = transactions::settles_in_of(request.transaction, &items)?;
     let items = items.into_iter().map(|(token, settlement)| SettleItem {
         offset: token.offset,
         lease: token.lease,
@@ -138,6 +149,7 @@ pub(super) fn settle_of(image: &Image, message: SettleMessage) -> Result<SettleM
     Ok(SettleMessages {
         at,
         items: items.collect(),
+        transaction,
     })
 }
 

@@ -9,6 +9,7 @@ use jangada_types::PartitionIndex;
 use jangada_types::queue_config::Dedup;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::queue_transaction_wire as transactions;
 use super::queue_wire as wire;
 use super::record_wire::invalid;
 use super::{names, queue_streams, status};
@@ -16,7 +17,7 @@ use crate::admission::{Call, Framed, call_of};
 use crate::api::call::queues::PeekMessages;
 use crate::api::produce;
 use crate::api::queue_messages::receive::Receive;
-use crate::api::queue_messages::{self, QueueRef, peek, receive, send, settle};
+use crate::api::queue_messages::{self, QueueRef, peek, receive, send, send_in, settle};
 use crate::error::RequestError;
 use crate::listener::Protocol;
 use crate::node::Node;
@@ -134,9 +135,16 @@ pub(super) async fn send_all(
     }
     let queue = queue_of(node, request.queue, &request.queue_id)?;
     let timeout = produce::timeout(node, request.timeout_ms)?;
+    let sends_in = transactions::sends_in_of(request.transaction, request.base_sequence)?;
     let messages = request.messages.into_iter().map(wire::message_of).collect();
-    let to = (request.partition.map(PartitionIndex), messages);
-    let outcomes = send::send(node, &call.context, &queue, to, timeout).await?;
+    let partition = request.partition.map(PartitionIndex);
+    let outcomes = match sends_in {
+        None => send::send(node, &call.context, &queue, (partition, messages), timeout).await?,
+        Some(sends_in) => {
+            let wanted = (partition, messages, sends_in);
+            send_in::send_in(node, &call.context, &queue, wanted, timeout).await?
+        }
+    };
     Ok(wire::sent_to(outcomes, |error| {
         node.refused(error, &call.context.listener)
     }))
@@ -199,7 +207,10 @@ async fn settle_all(
     let queue = queue_of(node, request.queue, &request.queue_id)?;
     wire::check_count("items", request.items.len(), 1)?;
     let items = wire::settle_of(&queue, request.items)?;
-    let settled = settle::settle(node, &call.context, &queue, items).await;
+    let settled = match transactions::settles_in_of(request.transaction, &items)? {
+        None => settle::settle(node, &call.context, &queue, items).await,
+        Some(transaction) => settle::acknowledge_in(node, &call.context, &queue, (items, transaction)).await?,
+    };
     let results = wire::settled_to(settled, |error| node.refused(error, &call.context.listener));
     Ok(v1::SettleResponse { results })
 }

@@ -125,6 +125,10 @@ async fn send_one(
     let queue = request.send.as_ref();
     let queue = queue.and_then(|send| queue_of(&node, send.queue.clone(), &send.queue_id).ok());
     let sent = match request.send {
+        // Requests of a stream overtake each other, and batches of a transaction have their sequences.
+        Some(send) if send.transaction.is_some() => Err(invalid(
+            "messages of a transaction are not sent on a stream, whose requests overtake each other: use Send",
+        )),
         Some(send) => send_all(&node, &call, send).await,
         None => Err(invalid("the request has nothing to send: set `send`")),
     };

@@ -252,7 +252,7 @@ pub(super) fn settle_to(queue: QueueId, partition: PartitionIndex, items: &[Sett
                 }),
                 Settlement::Release => SettlementMessage::Release(v1::Release {}),
                 Settlement::Reject => SettlementMessage::Reject(v1::Reject::default()),
-                Settlement::AckIn { .. } => unreachable!("no client can say it yet"),
+                Settlement::AckIn { .. } => unreachable!("the partition's leader makes it of an acknowledgement"),
                 Settlement::Extend { lease_ms } => SettlementMessage::Extend(v1::Extend {
                     lease_ms: u32::try_from(lease_ms).unwrap_or(u32::MAX),
                 }),

@@ -6,11 +6,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use jangada_proto::v1;
 use jangada_proto::v1::queue_service_client::QueueServiceClient;
+use jangada_types::partitioner::partition_for_key;
 use jangada_types::{BrokerId, Reason};
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
-use super::message::{MessagePlace, MessageState, PeekedMessage, ReceivedMessage, Settled, Settlement, Token, millis};
+use super::message::{
+    MessagePlace, MessageState, PeekedMessage, QueueMessage, ReceivedMessage, SentMessage, Settled, Settlement, Token,
+    millis,
+};
 use crate::attempts::CallFailed;
 use crate::channels::RESPONSE_BYTES_MAX;
 use crate::cluster::{Cluster, Repeat};
@@ -56,6 +60,18 @@ impl QueueLayout {
             partitions: partitions.collect(),
             recognizes_repetitions: answer.recognizes_repetitions,
             recognizes_content: answer.recognizes_content,
+        }
+    }
+
+    /// The partition that a message belongs to; none: it may go anywhere.
+    pub fn partition_of(&self, message: &QueueMessage) -> Option<u32> {
+        let partitions = self.partitions.len().max(1) as u32;
+        let by_hash = |bytes: &[u8]| Some(partition_for_key(bytes, partitions).get());
+        match (&message.key, &message.message_id) {
+            (Some(key), _) => by_hash(key),
+            (None, Some(id)) => by_hash(id.as_bytes()),
+            (None, None) if self.recognizes_content => by_hash(&message.body),
+            (None, None) => None,
         }
     }
 
@@ -247,6 +263,75 @@ impl Queue {
         outcomes(answer.await?.results, &self.context(what))
     }
 
+    /// Acknowledges messages in a transaction: all of them, or the transaction is to be aborted.
+    pub(crate) async fn acknowledge_in(
+        &self,
+        transaction: &v1::QueueTransaction,
+        tokens: &[Token],
+    ) -> Result<(), ClientError> {
+        let request = v1::SettleRequest {
+            queue: self.name.to_string(),
+            items: tokens.iter().map(|token| item(token, &Settlement::Ack)).collect(),
+            transaction: Some(transaction.clone()),
+            ..v1::SettleRequest::default()
+        };
+        let what = "acknowledge messages in a transaction, of";
+        let answer = self.call(
+            what,
+            Repeat::Always,
+            self.cluster.config.request_timeout,
+            |mut service| {
+                let request = request.clone();
+                async move {
+                    let answer = service.settle(request).await?;
+                    first_error(&answer.get_ref().results).map_or(Ok(answer), Err)
+                }
+            },
+        );
+        let settled = outcomes(answer.await?.results, &self.context(what))?;
+        match settled.len() == tokens.len() && settled.iter().all(|settled| *settled == Settled::Done) {
+            true => Ok(()),
+            // What is done already was done by somebody else: not in this transaction.
+            false => Err(ClientError::LeaseLost),
+        }
+    }
+
+    /// Sends messages to a partition in a transaction: all of them, or the transaction is to be aborted.
+    pub(crate) async fn send_in(
+        &self,
+        to: (&Bytes, u32),
+        (transaction, base_sequence): (&v1::QueueTransaction, i32),
+        messages: &[QueueMessage],
+    ) -> Result<Vec<SentMessage>, ClientError> {
+        let request = v1::SendRequest {
+            queue: self.name.to_string(),
+            queue_id: to.0.clone(),
+            partition: Some(to.1),
+            messages: messages.iter().map(QueueMessage::to_wire).collect(),
+            transaction: Some(transaction.clone()),
+            base_sequence,
+            ..v1::SendRequest::default()
+        };
+        let what = "send in a transaction to";
+        let within = self.cluster.config.request_timeout;
+        // A batch that is sent again is known by its sequence.
+        let answer = self.call(what, Repeat::Always, within, |mut service| {
+            let request = request.clone();
+            async move { service.send(request).await }
+        });
+        let context = self.context(what);
+        let sent: Vec<SentMessage> = answer
+            .await?
+            .results
+            .into_iter()
+            .map(|result| sent_of(result).map_err(|failure| failure.into_error(&context)))
+            .collect::<Result<_, _>>()?;
+        match sent.len() == messages.len() {
+            true => Ok(sent),
+            false => Err(unreadable(&context)),
+        }
+    }
+
     /// Takes messages out of the queue that nobody has yet.
     ///
     /// # Errors
@@ -354,6 +439,26 @@ pub(crate) fn queue_error(failed: CallFailed, queue: &Arc<str>, context: &str) -
         return ClientError::UnknownQueue { queue: queue.clone() };
     }
     failed.into_error(context)
+}
+
+/// What became of a message that was sent.
+pub(crate) fn sent_of(result: v1::SendResult) -> Result<SentMessage, Failure> {
+    use v1::send_result::Result as Outcome;
+    match result.result {
+        Some(Outcome::Sent(sent)) => Ok(SentMessage {
+            place: MessagePlace {
+                partition: sent.partition,
+                offset: sent.offset,
+            },
+            duplicate: sent.duplicate,
+        }),
+        Some(Outcome::Error(error)) => Err(error.into()),
+        None => Err(Failure::local(
+            tonic::Code::Internal,
+            "the broker's answer has no outcome of a message",
+            false,
+        )),
+    }
 }
 
 /// A lease as requests have it; 0: as the queue's settings say.

@@ -12,6 +12,7 @@ mod message;
 pub(crate) mod producer;
 mod worker;
 
+pub(crate) use calls::QueueLayout;
 pub use calls::{Peeked, Queue, ReceiveOptions, Received};
 pub use consumer::{QueueConsumer, QueueConsumerConfig, QueueDelivery};
 pub use message::{

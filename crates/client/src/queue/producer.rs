@@ -16,13 +16,12 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use jangada_proto::v1;
-use jangada_types::partitioner::partition_for_key;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tonic::Code;
 
-use super::calls::{Queue, QueueLayout, queue_service};
-use super::message::{MessagePlace, QueueMessage, SentMessage, millis};
+use super::calls::{Queue, QueueLayout, queue_service, sent_of};
+use super::message::{QueueMessage, SentMessage, millis};
 use crate::backoff::Backoff;
 use crate::cluster::Cluster;
 use crate::config::TIME_MAX;
@@ -295,14 +294,8 @@ impl Driver {
 
     fn take(&mut self, mut pending: Pending) {
         pending.until = Instant::now() + self.config.send_timeout;
-        let partitions = self.layout.partitions.len().max(1) as u32;
-        let by_hash = |bytes: &[u8]| partition_for_key(bytes, partitions).get();
-        let partition = match (&pending.message.key, &pending.message.message_id) {
-            (Some(key), _) => by_hash(key),
-            (None, Some(id)) => by_hash(id.as_bytes()),
-            (None, None) if self.layout.recognizes_content => by_hash(&pending.message.body),
-            (None, None) => self.any_partition(partitions),
-        };
+        let partition = self.layout.partition_of(&pending.message);
+        let partition = partition.unwrap_or_else(|| self.any_partition(self.layout.partitions.len().max(1) as u32));
         self.lanes.entry(partition).or_default().waiting.push_back(pending);
     }
 
@@ -338,6 +331,7 @@ impl Driver {
                 partition: Some(partition),
                 messages: sent.iter().map(|pending| pending.message.to_wire()).collect(),
                 timeout_ms: u32::try_from(millis(self.config.quorum_timeout)).unwrap_or(u32::MAX),
+                ..v1::SendRequest::default()
             };
             let leader = self
                 .layout
@@ -386,7 +380,7 @@ impl Driver {
             answer,
         } = answered;
         let results = match answer {
-            Ok(response) => response.results.into_iter().map(outcome).collect(),
+            Ok(response) => response.results.into_iter().map(sent_of).collect(),
             Err(failure) => vec![Err(failure); sent.len()],
         };
         let mut again = VecDeque::new();
@@ -459,24 +453,5 @@ impl Driver {
         let in_doubt = pending.in_doubt;
         let failed = crate::attempts::CallFailed { failure, in_doubt };
         Err(super::calls::queue_error(failed, &self.queue, &context))
-    }
-}
-
-fn outcome(result: v1::SendResult) -> Result<SentMessage, Failure> {
-    use v1::send_result::Result as Outcome;
-    match result.result {
-        Some(Outcome::Sent(sent)) => Ok(SentMessage {
-            place: MessagePlace {
-                partition: sent.partition,
-                offset: sent.offset,
-            },
-            duplicate: sent.duplicate,
-        }),
-        Some(Outcome::Error(error)) => Err(error.into()),
-        None => Err(Failure::local(
-            Code::Internal,
-            "the broker's answer has no outcome of a message",
-            false,
-        )),
     }
 }

@@ -1,4 +1,5 @@
-//! Transactions: records of several partitions, and offsets of groups, that are seen together or not at all.
+//! Transactions: records of several partitions, offsets of groups, and messages of queues that are sent and acknowledged, which are seen
+//! together or not at all.
 //!
 //! ```text
 //! open() ── InitTransactions ──► Ready ── begin() ──► Open ── commit(), abort() ── EndTransaction ──► Ready, in the next epoch
@@ -12,6 +13,8 @@
 mod calls;
 mod exactly_once;
 mod options;
+mod queues;
+mod sequences;
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
@@ -32,6 +35,7 @@ use crate::error::ClientError;
 use crate::group::{Coordinator, GroupMetadata, OffsetCommit, commit_in_transaction};
 use crate::producer::{Delivery, Producer, ProducerRecord};
 use calls::{Calls, Found, Identity};
+use sequences::QueuesSentTo;
 
 /// A producer whose records are parts of transactions, one at a time.
 ///
@@ -159,6 +163,7 @@ impl TransactionalProducer {
             inner: self.inner.clone(),
             identity,
             ends: Some(state),
+            queues: QueuesSentTo::default(),
             _one_at_a_time: PhantomData,
         })
     }
@@ -330,6 +335,8 @@ pub struct Transaction<'p> {
     identity: Identity,
     /// The right to say how it ended; none once that is said.
     ends: Option<OwnedMutexGuard<State>>,
+    /// The queues that it sends to.
+    queues: QueuesSentTo,
     _one_at_a_time: PhantomData<&'p mut TransactionalProducer>,
 }
 

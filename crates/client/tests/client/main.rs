@@ -15,5 +15,6 @@ mod produce;
 mod produce_changes;
 mod produce_faults;
 mod queue_consumers;
+mod queue_transactions;
 mod table;
 mod transactions;

@@ -12,11 +12,11 @@ use tokio::time::timeout;
 
 use crate::fake::{Cluster, Opened};
 
-const WAIT: Duration = Duration::from_secs(20);
-const PREFETCH: u32 = 4;
+pub const WAIT: Duration = Duration::from_secs(20);
+pub const PREFETCH: u32 = 4;
 
 /// A consumer of queue "q", and the streams that it opens. The leaders of its partitions are as in these answers.
-async fn consumer(cluster: &Cluster, leaders: &[&[u32]]) -> (QueueConsumer, mpsc::UnboundedReceiver<Opened>) {
+pub async fn consumer(cluster: &Cluster, leaders: &[&[u32]]) -> (QueueConsumer, mpsc::UnboundedReceiver<Opened>) {
     let (opened, streams) = mpsc::unbounded_channel();
     cluster.state().queue.leaders = leaders.iter().map(|leaders| leaders.to_vec()).collect();
     cluster.state().queue.opened = Some(opened);
@@ -29,7 +29,7 @@ async fn consumer(cluster: &Cluster, leaders: &[&[u32]]) -> (QueueConsumer, mpsc
 }
 
 /// The stream that a consumer opens next, which serves these partitions.
-async fn stream(streams: &mut mpsc::UnboundedReceiver<Opened>, partitions: &[u32]) -> Opened {
+pub async fn stream(streams: &mut mpsc::UnboundedReceiver<Opened>, partitions: &[u32]) -> Opened {
     let stream = timeout(WAIT, streams.recv()).await.expect("it opens one");
     let stream = stream.expect("the brokers live");
     stream.serves(partitions);
@@ -49,7 +49,7 @@ impl Opened {
         }));
     }
 
-    fn deliver(&self, partition: u32, number: u8) {
+    pub fn deliver(&self, partition: u32, number: u8) {
         let message = v1::ReceivedMessage {
             token: token(partition, number),
             partition,
@@ -64,7 +64,7 @@ impl Opened {
     }
 
     /// Takes what the consumer says, settles all that it settles, until it has granted so many messages more.
-    async fn granted(&mut self, credit: u32) {
+    pub async fn granted(&mut self, credit: u32) {
         let mut granted = 0;
         while granted < credit {
             match self.said().await {
@@ -76,7 +76,7 @@ impl Opened {
         assert_eq!(granted, credit);
     }
 
-    async fn said(&mut self) -> Says {
+    pub async fn said(&mut self) -> Says {
         let said = timeout(WAIT, self.says.message()).await.expect("it says something");
         let said = said.expect("its stream is open").expect("it goes on");
         said.message.expect("it says what")
@@ -92,11 +92,11 @@ impl Opened {
     }
 }
 
-fn token(partition: u32, number: u8) -> Bytes {
+pub fn token(partition: u32, number: u8) -> Bytes {
     vec![partition as u8, number].into()
 }
 
-async fn next(consumer: &mut QueueConsumer, number: u8) -> QueueDelivery {
+pub async fn next(consumer: &mut QueueConsumer, number: u8) -> QueueDelivery {
     let message = timeout(WAIT, consumer.next()).await.expect("one comes");
     let message = message.expect("the brokers are there");
     assert_eq!(message.body.as_deref(), Some(&[number][..]));

@@ -1,11 +1,12 @@
 //! What only the leader of a queue's partition can do: append messages, hand them out, settle, cancel and show them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use jangada_queue::engine::{SettleItem, Settled};
 use jangada_queue::{AttemptId, SessionId};
-use jangada_types::{Header, Offset, PartitionIndex, QueueId};
+use jangada_types::{Header, Offset, PartitionIndex, ProducerEpoch, ProducerId, QueueId, Sequence};
 
 use crate::api::queue_messages::NewMessage;
 use crate::error::RequestError;
@@ -18,11 +19,28 @@ pub(crate) struct QueuePartition {
     pub index: PartitionIndex,
 }
 
+/// The transaction that messages are sent or acknowledged in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct QueueTransaction {
+    pub transactional_id: Arc<str>,
+    pub producer_id: ProducerId,
+    pub producer_epoch: ProducerEpoch,
+}
+
+/// Messages that are sent in a transaction, as one batch of its producer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SendIn {
+    pub transaction: QueueTransaction,
+    /// That of the first message.
+    pub base_sequence: Sequence,
+}
+
 /// Appends messages to a partition.
 #[derive(Debug)]
 pub(crate) struct SendMessages {
     pub at: QueuePartition,
     pub messages: Vec<NewMessage>,
+    pub sends_in: Option<SendIn>,
     /// How long the leader waits for the quorum.
     pub timeout: Duration,
 }
@@ -95,6 +113,8 @@ pub(crate) struct Received {
 pub(crate) struct SettleMessages {
     pub at: QueuePartition,
     pub items: Vec<SettleItem>,
+    /// All of them are acknowledged in it.
+    pub transaction: Option<QueueTransaction>,
 }
 
 /// What became of each message to settle, or why it was not settled.

@@ -10,7 +10,7 @@
 //!   a stream's credit over its partitions, pure.
 //! - [`queue_ref`]: the queue that a call names. [`send`], [`receive`], [`settle`], [`peek`]: calls that are answered once, by
 //!   whoever leads.
-//! - [`unsent`]: what of a send was sent before. [`consume`]: a consumer's stream. [`unseen`]: what it was not sent yet. [`reading`]:
+//! - [`send_in`]: a send in a transaction. [`unsent`]: what of a send was sent before. [`consume`]: a consumer's stream. [`unseen`]: what it was not sent yet. [`reading`]:
 //!   records by offset. [`letters`]: dead letters of other queues that are sent to this one. [`damaged`]: what becomes of messages
 //!   whose records cannot be read.
 
@@ -23,6 +23,7 @@ mod queue_ref;
 mod reading;
 pub(crate) mod receive;
 pub(crate) mod send;
+pub(crate) mod send_in;
 pub(crate) mod settle;
 mod shares;
 mod token;

@@ -289,6 +289,7 @@ async fn release(
         let wanted = SettleMessages {
             at: queue.partition(index),
             items,
+            transaction: None,
         };
         settle_at(node, context, queue, wanted).await;
     }

@@ -12,6 +12,7 @@ use jangada_types::{BatchHeader, PartitionIndex, Reason};
 use tokio::time::{Duration, Instant};
 
 use super::queue_ref::QueueRef;
+use super::send_in::append_in;
 use super::unsent::{Placed, Unsent};
 use crate::api::call::queues::{SendMessages, SendOutcomes, SentMessage};
 use crate::api::context::RequestContext;
@@ -56,6 +57,7 @@ pub(crate) async fn send(
         let wanted = SendMessages {
             at: queue.partition(index),
             messages,
+            sends_in: None,
             timeout,
         };
         (places, send_to(node, context, queue, wanted).await)
@@ -176,10 +178,13 @@ pub(crate) async fn send_here(
     node: &Arc<Node>,
     context: &RequestContext,
     queue: &QueueRef,
-    wanted: SendMessages,
+    mut wanted: SendMessages,
 ) -> Result<SendOutcomes, RequestError> {
     let target = queue.target(wanted.at.index)?;
     let partition = node.leaders.leading::<Partition>(&target).await?;
+    if let Some(sends_in) = wanted.sends_in.take() {
+        return append_in(node, context, (queue, &partition), (wanted, sends_in)).await;
+    }
     append_all(node, context, (queue, &partition), wanted).await
 }
 

@@ -4,18 +4,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::future::join_all;
+use jangada_queue::TransactionId;
 use jangada_queue::engine::{SettleItem, Settled, Settlement};
+use jangada_types::feature_level::TRANSACTIONS_FEATURE_LEVEL;
 use jangada_types::{PartitionIndex, Reason};
 
 use super::queue_ref::{QueueRef, by_partition};
 use super::token::Token;
-use crate::api::call::queues::{CancelMessages, Cancelled, SettleMessages, SettleOutcomes};
+use crate::api::call::queues::{CancelMessages, Cancelled, QueueTransaction, SettleMessages, SettleOutcomes};
 use crate::api::context::RequestContext;
 use crate::api::passing::{PASS_TIMEOUT, pass_on};
 use crate::error::RequestError;
 use crate::leader_lookup::Lead;
 use crate::node::Node;
-use crate::partition::Partition;
+use crate::partition::{InTransaction, Partition};
 
 /// Settles messages of a queue, of any partitions.
 pub(crate) async fn settle(
@@ -24,7 +26,31 @@ pub(crate) async fn settle(
     queue: &QueueRef,
     items: Vec<(Token, Settlement)>,
 ) -> SettleOutcomes {
-    let count = items.len();
+    settle_all(node, context, queue, (items, None)).await
+}
+
+/// Acknowledges messages of a queue, of any partitions, in a transaction.
+///
+/// # Errors
+/// NOT_READY: a broker of the cluster would not understand it. Of each message the outcome has its own.
+pub(crate) async fn acknowledge_in(
+    node: &Arc<Node>,
+    context: &RequestContext,
+    queue: &QueueRef,
+    (items, transaction): (Vec<(Token, Settlement)>, QueueTransaction),
+) -> Result<SettleOutcomes, RequestError> {
+    // A replica that cannot read it would stop.
+    node.metadata.require_feature_level(TRANSACTIONS_FEATURE_LEVEL).await?;
+    Ok(settle_all(node, context, queue, (items, Some(transaction))).await)
+}
+
+async fn settle_all(
+    node: &Arc<Node>,
+    context: &RequestContext,
+    queue: &QueueRef,
+    (items, transaction): (Vec<(Token, Settlement)>, Option<QueueTransaction>),
+) -> SettleOutcomes {
+    let (count, transaction) = (items.len(), &transaction);
     let settled = by_partition(items).into_iter().map(|(index, items)| async move {
         let places: Vec<usize> = items.iter().map(|(place, _, _)| *place).collect();
         let items = items.into_iter().map(|(_, token, settlement)| SettleItem {
@@ -35,6 +61,7 @@ pub(crate) async fn settle(
         let wanted = SettleMessages {
             at: queue.partition(index),
             items: items.collect(),
+            transaction: transaction.clone(),
         };
         (places, settle_at(node, context, queue, wanted).await)
     });
@@ -144,8 +171,34 @@ async fn settle_of(
     partition: &Arc<Partition>,
     wanted: SettleMessages,
 ) -> Result<SettleOutcomes, RequestError> {
-    let settled = partition.desk()?.settle(queue.id(), wanted.items).await?;
+    let SettleMessages {
+        mut items, transaction, ..
+    } = wanted;
+    let desk = partition.desk()?;
+    if let Some(transaction) = transaction {
+        // Before anything is staged: so the end of the transaction comes to this partition, whatever becomes of its producer.
+        let transaction = join(partition, transaction).await?;
+        for item in &mut items {
+            item.settlement = Settlement::AckIn { transaction };
+        }
+    }
+    let settled = desk.settle(queue.id(), items).await?;
     Ok(settled.into_iter().map(outcome).collect())
+}
+
+async fn join(partition: &Partition, transaction: QueueTransaction) -> Result<TransactionId, RequestError> {
+    let QueueTransaction {
+        transactional_id,
+        producer_id,
+        producer_epoch,
+    } = transaction;
+    let transaction = InTransaction {
+        transactional_id,
+        adds: true,
+    };
+    partition
+        .join_to_acknowledge(&transaction, (producer_id, producer_epoch))
+        .await
 }
 
 /// What became of a message, or why it is not as its consumer said. Then its consumer has it still, unless a transaction does.

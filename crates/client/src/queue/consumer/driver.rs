@@ -33,6 +33,14 @@ const SETTLE_ITEMS_MAX: usize = 10_000;
 /// How long a consumer that ends waits for each broker to take leave.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// What the handles of messages say to the driver.
+pub(super) enum Said {
+    /// What becomes of a message.
+    Settle(Command),
+    /// A message is acknowledged in a transaction: it is with nobody any more, and the end of the transaction decides about it.
+    InTransaction(Token),
+}
+
 /// A message to settle, and whom to tell what became of it.
 pub(super) struct Command {
     pub token: Token,
@@ -57,7 +65,7 @@ impl Asked {
 }
 
 enum Event {
-    Command(Option<Command>),
+    Said(Option<Said>),
     Link(LinkId, LinkEvent),
     Found(Result<QueueLayout, ClientError>),
     /// A time has come.
@@ -73,7 +81,7 @@ pub(super) struct Driver {
     session: u64,
     layout: QueueLayout,
     /// For the handles of messages.
-    commands: mpsc::WeakUnboundedSender<Command>,
+    commands: mpsc::WeakUnboundedSender<Said>,
     inbox: mpsc::UnboundedSender<Result<QueueDelivery, ClientError>>,
     held: AllHeld,
     links: BTreeMap<BrokerId, Link>,
@@ -98,7 +106,7 @@ impl Driver {
         queue: Arc<str>,
         config: QueueConsumerConfig,
         layout: QueueLayout,
-        commands: mpsc::WeakUnboundedSender<Command>,
+        commands: mpsc::WeakUnboundedSender<Said>,
         inbox: mpsc::UnboundedSender<Result<QueueDelivery, ClientError>>,
         full: InFlightFull,
     ) -> (Self, mpsc::UnboundedReceiver<(LinkId, LinkEvent)>) {
@@ -133,7 +141,7 @@ impl Driver {
 
     pub async fn run(
         mut self,
-        mut commands: mpsc::UnboundedReceiver<Command>,
+        mut commands: mpsc::UnboundedReceiver<Said>,
         mut events: mpsc::UnboundedReceiver<(LinkId, LinkEvent)>,
     ) {
         let mut finding: Option<Finding> = None;
@@ -151,17 +159,17 @@ impl Driver {
             let due = self.next_due(finding.is_none());
             let event = tokio::select! {
                 biased;
-                command = commands.recv(), if open => Event::Command(command),
+                said = commands.recv(), if open => Event::Said(said),
                 Some((link, event)) = events.recv() => Event::Link(link, event),
                 found = async { finding.as_mut().expect("it is asked before").await }, if finding.is_some() => Event::Found(found),
                 () = async { sleep_until(due.expect("it is asked before")).await }, if due.is_some() => Event::Due,
             };
             match event {
-                Event::Command(None) => open = false,
-                Event::Command(Some(command)) => {
-                    self.take(command);
+                Event::Said(None) => open = false,
+                Event::Said(Some(said)) => {
+                    self.hear(said);
                     while let Ok(more) = commands.try_recv() {
-                        self.take(more);
+                        self.hear(more);
                     }
                 }
                 Event::Link(link, LinkEvent::Response(response)) => self.respond(link, response),
@@ -290,6 +298,13 @@ impl Driver {
                 self.events.clone(),
             );
             self.links.insert(broker, link);
+        }
+    }
+
+    fn hear(&mut self, said: Said) {
+        match said {
+            Said::Settle(command) => self.take(command),
+            Said::InTransaction(token) => self.forget(&token),
         }
     }
 
@@ -426,7 +441,9 @@ impl Driver {
             return;
         };
         // If the consumer is gone the message comes back as a command, and is released.
-        let _ = self.inbox.send(Ok(QueueDelivery::new(message, lost, commands)));
+        let _ = self
+            .inbox
+            .send(Ok(QueueDelivery::new(self.queue.clone(), message, lost, commands)));
     }
 
     fn settled(&mut self, settled: v1::ConsumeSettled) {

@@ -27,7 +27,7 @@ use tokio::task::JoinHandle;
 
 pub use config::QueueConsumerConfig;
 
-use self::driver::{Command, Driver};
+use self::driver::{Command, Driver, Said};
 use self::full::InFlightFull;
 use super::calls::Queue;
 use super::message::{ReceivedMessage, Settled, Settlement};
@@ -57,7 +57,7 @@ pub struct QueueConsumer {
     inbox: mpsc::UnboundedReceiver<Result<QueueDelivery, ClientError>>,
     queue: Arc<str>,
     /// The driver goes on while somebody has one.
-    commands: mpsc::UnboundedSender<Command>,
+    commands: mpsc::UnboundedSender<Said>,
     driver: JoinHandle<()>,
     full: watch::Receiver<Option<u32>>,
 }
@@ -191,11 +191,12 @@ impl std::fmt::Debug for QueueDelivery {
 
 /// The right to settle a message.
 struct Handle {
+    queue: Arc<str>,
     message: Arc<ReceivedMessage>,
     /// Its lease is lost: the driver was told so.
     lost: Arc<AtomicBool>,
     /// None: it was settled.
-    commands: Option<mpsc::UnboundedSender<Command>>,
+    commands: Option<mpsc::UnboundedSender<Said>>,
 }
 
 impl QueueDelivery {
@@ -204,10 +205,16 @@ impl QueueDelivery {
         self.message.clone()
     }
 
-    fn new(message: ReceivedMessage, lost: Arc<AtomicBool>, commands: mpsc::UnboundedSender<Command>) -> Self {
+    fn new(
+        queue: Arc<str>,
+        message: ReceivedMessage,
+        lost: Arc<AtomicBool>,
+        commands: mpsc::UnboundedSender<Said>,
+    ) -> Self {
         let message = Arc::new(message);
         Self {
             handle: Handle {
+                queue,
                 message: message.clone(),
                 lost,
                 commands: Some(commands),
@@ -268,6 +275,19 @@ impl QueueDelivery {
         self.handle.ask(Settlement::Extend { lease: Some(lease) }).await
     }
 
+    /// The name of the queue that it came from.
+    pub(crate) fn queue(&self) -> &Arc<str> {
+        &self.handle.queue
+    }
+
+    /// It was acknowledged in a transaction: there is nothing more to be said of it.
+    pub(crate) fn leave_to_transaction(mut self) {
+        if let Some(commands) = self.handle.commands.take() {
+            // Without a driver nobody extends its lease.
+            let _ = commands.send(Said::InTransaction(self.message.token.clone()));
+        }
+    }
+
     /// Whether work on the message is in vain: its lease is over, or it is known to be somebody else's by now.
     pub fn is_lost(&self) -> bool {
         self.handle.lost.load(Ordering::Relaxed)
@@ -293,7 +313,7 @@ impl Handle {
         let sent = self
             .commands
             .as_ref()
-            .is_some_and(|commands| commands.send(command).is_ok());
+            .is_some_and(|commands| commands.send(Said::Settle(command)).is_ok());
         async move {
             let outcome = match sent {
                 true => outcome.await.unwrap_or(Err(ClientError::Closed)),
@@ -317,7 +337,7 @@ impl Drop for Handle {
                 done: None,
             };
             // Without a driver the lease runs out.
-            let _ = commands.send(command);
+            let _ = commands.send(Said::Settle(command));
         }
     }
 }

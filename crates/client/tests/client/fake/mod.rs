@@ -26,7 +26,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 pub use group::{Event, GroupFault, Groups};
 pub use partition::Partition;
-pub use queue::{Opened, Queue};
+pub use queue::{Opened, Queue, QueueFault};
 pub use transaction::{EndFault, Transactions};
 
 /// The fault of the next batch that a partition is sent.

@@ -1,6 +1,7 @@
-//! The queue service, as far as the tests use it: brokers say who leads what, and a test plays their part on each consumer's stream.
+//! The queue service, as far as the tests use it: brokers say who leads what, and a test plays their part on each consumer's stream. What is
+//! sent and acknowledged in transactions they take by themselves.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
 
 use futures::Stream;
@@ -10,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Broker, Error};
+use super::{Broker, Error, State};
 
 /// What brokers say of a queue.
 #[derive(Default)]
@@ -19,6 +20,51 @@ pub struct Queue {
     pub leaders: VecDeque<Vec<u32>>,
     /// Takes the streams of consumers.
     pub opened: Option<mpsc::UnboundedSender<Opened>>,
+    /// The batches that were sent in transactions, as they came; also those that were sent again.
+    pub sent: Vec<v1::SendRequest>,
+    /// The batches that were taken: partition, producer, epoch, sequence, and where they are.
+    taken: BTreeMap<(u32, i64, i32, i32), i64>,
+    next_offset: i64,
+    /// The acknowledgements in transactions, as they came.
+    pub acknowledged: Vec<v1::SettleRequest>,
+    /// The faults of the next calls in transactions.
+    pub faults: VecDeque<QueueFault>,
+}
+
+/// What happens to a call in a transaction.
+#[derive(Clone, Debug)]
+pub enum QueueFault {
+    /// It is refused without effect.
+    Refuse(Error),
+    /// It takes effect, and its answer is lost.
+    Lose,
+    /// The messages that it acknowledges are in this state.
+    Settled(v1::Settled),
+    /// There is no answer.
+    Silence,
+}
+
+impl State {
+    /// The beginning of a call in a transaction: what happens to it.
+    fn begin_in(&mut self, named: Option<&v1::QueueTransaction>) -> Result<Option<QueueFault>, Status> {
+        let named = named.expect("no test plays others");
+        let producer = (named.producer_id, named.producer_epoch);
+        self.join(&named.transactional_id, producer)
+            .map_err(|error| error.status())?;
+        match self.queue.faults.pop_front() {
+            Some(QueueFault::Refuse(error)) => Err(error.status()),
+            fault => Ok(fault),
+        }
+    }
+}
+
+/// The end of a call in a transaction that took effect.
+async fn answer<T>(answer: T, fault: Option<QueueFault>) -> Result<Response<T>, Status> {
+    match fault {
+        Some(QueueFault::Lose) => Err(Error::unknown(Reason::LeaderNotAvailable).status()),
+        Some(QueueFault::Silence) => std::future::pending().await,
+        _ => Ok(Response::new(answer)),
+    }
 }
 
 /// A consumer's stream, from the broker's side.
@@ -100,16 +146,58 @@ impl v1::queue_service_server::QueueService for Broker {
         not_played()
     }
 
-    async fn send(&self, _: Request<v1::SendRequest>) -> Result<Response<v1::SendResponse>, Status> {
-        not_played()
+    async fn send(&self, request: Request<v1::SendRequest>) -> Result<Response<v1::SendResponse>, Status> {
+        let request = request.into_inner();
+        let (fault, partition, base) = {
+            let mut state = self.shared.lock();
+            state.queue.sent.push(request.clone());
+            let fault = state.begin_in(request.transaction.as_ref())?;
+            let named = request.transaction.as_ref().expect("it was asked before");
+            let partition = request.partition.expect("it names the partition");
+            let batch = (
+                partition,
+                named.producer_id,
+                named.producer_epoch,
+                request.base_sequence,
+            );
+            let queue = &mut state.queue;
+            let base = *queue.taken.entry(batch).or_insert(queue.next_offset);
+            if base == queue.next_offset {
+                queue.next_offset += request.messages.len() as i64;
+            }
+            (fault, partition, base)
+        };
+        let sent = (base..).take(request.messages.len()).map(|offset| v1::SendResult {
+            result: Some(v1::send_result::Result::Sent(v1::SentMessage {
+                partition,
+                offset,
+                duplicate: false,
+            })),
+        });
+        let results = sent.collect();
+        answer(v1::SendResponse { results }, fault).await
     }
 
     async fn receive(&self, _: Request<v1::ReceiveRequest>) -> Result<Response<v1::ReceiveResponse>, Status> {
         not_played()
     }
 
-    async fn settle(&self, _: Request<v1::SettleRequest>) -> Result<Response<v1::SettleResponse>, Status> {
-        not_played()
+    async fn settle(&self, request: Request<v1::SettleRequest>) -> Result<Response<v1::SettleResponse>, Status> {
+        let request = request.into_inner();
+        let fault = {
+            let mut state = self.shared.lock();
+            state.queue.acknowledged.push(request.clone());
+            state.begin_in(request.transaction.as_ref())?
+        };
+        let settled = match fault {
+            Some(QueueFault::Settled(settled)) => settled,
+            _ => v1::Settled::Done,
+        };
+        let result = v1::SettleResult {
+            result: Some(v1::settle_result::Result::Settled(settled.into())),
+        };
+        let results = vec![result; request.items.len()];
+        answer(v1::SettleResponse { results }, fault).await
     }
 
     async fn cancel(&self, _: Request<v1::CancelRequest>) -> Result<Response<v1::CancelResponse>, Status> {
