@@ -15,8 +15,8 @@ use crate::replica::LEADER_RETRY;
 const JOIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Partition {
-    /// The transaction that messages of a queue are acknowledged in, which this partition is a part of then: its end comes here, and decides
-    /// about them.
+    /// The transaction that messages of a queue are acknowledged in, which this partition is a part of then: its end comes here, and
+    /// decides about them.
     ///
     /// # Errors
     /// As for a batch: NOT_LEADER, those of the coordinator, NOT_READY when it does not answer. Nothing was done then.

@@ -10,7 +10,7 @@ use jangada_proto::v1;
 use jangada_proto::v1::consume_request::Message as Request;
 use jangada_proto::v1::consume_response::Message as Response;
 use jangada_types::{BrokerId, Reason};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tonic::Code;
 
@@ -19,6 +19,7 @@ use super::config::QueueConsumerConfig;
 use super::full::InFlightFull;
 use super::held::{AllHeld, Came};
 use super::link::{Link, LinkEvent, LinkId};
+use super::said::{Command, Said};
 use crate::attempts::CallFailed;
 use crate::backoff::Backoff;
 use crate::cluster::Cluster;
@@ -32,23 +33,6 @@ use crate::wire_error::{Disposition, Failure};
 const SETTLE_ITEMS_MAX: usize = 10_000;
 /// How long a consumer that ends waits for each broker to take leave.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// What the handles of messages say to the driver.
-pub(super) enum Said {
-    /// What becomes of a message.
-    Settle(Command),
-    /// A message is acknowledged in a transaction: it is with nobody any more, and the end of the transaction decides about it.
-    InTransaction(Token),
-}
-
-/// A message to settle, and whom to tell what became of it.
-pub(super) struct Command {
-    pub token: Token,
-    pub partition: u32,
-    pub settlement: Settlement,
-    /// None: nobody waits for it.
-    pub done: Option<oneshot::Sender<Result<Settled, ClientError>>>,
-}
 
 /// A message to settle that is tried.
 struct Asked {

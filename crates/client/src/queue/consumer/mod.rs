@@ -14,6 +14,7 @@ mod driver;
 mod full;
 mod held;
 mod link;
+mod said;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -27,8 +28,9 @@ use tokio::task::JoinHandle;
 
 pub use config::QueueConsumerConfig;
 
-use self::driver::{Command, Driver, Said};
+use self::driver::Driver;
 use self::full::InFlightFull;
+use self::said::{Command, Said};
 use super::calls::Queue;
 use super::message::{ReceivedMessage, Settled, Settlement};
 use crate::cluster::Cluster;

@@ -1,5 +1,5 @@
-//! The queue service, as far as the tests use it: brokers say who leads what, and a test plays their part on each consumer's stream. What is
-//! sent and acknowledged in transactions they take by themselves.
+//! The queue service, as far as the tests use it: brokers say who leads what, and a test plays their part on each consumer's stream. What
+//! is sent and acknowledged in transactions they take by themselves.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
