@@ -120,7 +120,7 @@ impl Transaction<'_> {
             producer,
             is_known: false,
         };
-        let done = does.await;
+        let done = does.await.map_err(of_transaction);
         part.is_known = true;
         if let Err(error) = &done {
             producer.fail(error.clone());
@@ -134,6 +134,21 @@ impl Transaction<'_> {
             producer_id: self.identity.0.get(),
             producer_epoch: self.identity.1.get().into(),
         }
+    }
+}
+
+/// What a refusal says of the transaction as a whole.
+fn of_transaction(error: ClientError) -> ClientError {
+    match error {
+        ClientError::Refused(rejection) => match rejection.reason {
+            Some(Reason::ProducerFenced) => ClientError::ProducerFenced {
+                definite: true,
+                rejection,
+            },
+            Some(Reason::TransactionTimedOut) => ClientError::TransactionTimedOut(rejection),
+            _ => ClientError::Refused(rejection),
+        },
+        other => other,
     }
 }
 
