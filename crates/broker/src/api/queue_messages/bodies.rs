@@ -145,15 +145,15 @@ fn pick_records(batch: &Bytes, wanted: &[u64], bodies: &mut Vec<Body>) -> Result
     let mut wanted = wanted.iter().copied().peekable();
     let mut bytes = 0;
     for record in Records::new(batch, DECOMPRESSED_BYTES_MAX)? {
-        let Some(next) = wanted.peek().copied() else { break };
+        if wanted.peek().is_none() {
+            break;
+        }
         let Some(body) = Body::of(record?) else { continue };
-        if body.offset == next {
-            wanted.next();
+        // Those before it are not in the batch: whoever looks for them says so.
+        while wanted.next_if(|next| *next < body.offset).is_some() {}
+        if wanted.next_if_eq(&body.offset).is_some() {
             bytes += body.bytes();
             bodies.push(body);
-        } else if body.offset > next {
-            // It is not in the batch: whoever looks for it says so.
-            wanted.next();
         }
     }
     Ok(bytes)
@@ -165,6 +165,20 @@ mod tests {
     use jangada_types::{BatchBuilder, LeaderEpoch, Offset};
 
     use super::*;
+
+    #[test]
+    fn what_is_left_out_before_a_record_does_not_hide_it() {
+        // The first two batches were aborted, and are not among what was read.
+        let all = batches(Codec::None, &[1, 1, 1, 2]);
+        let lengths: usize = BatchIter::new(all.clone())
+            .take(2)
+            .map(|batch| batch.expect("it is whole").1.len())
+            .sum();
+        let picked = pick(all.slice(lengths..), &[0, 1, 2, 4]);
+        let offsets: Vec<u64> = picked.bodies.iter().map(|body| body.offset).collect();
+        assert_eq!(offsets, [2, 4]);
+        assert!(picked.damaged.is_empty());
+    }
 
     /// Batches of so many records each, from offset 0 on; the value of each is its offset.
     fn batches(codec: Codec, counts: &[i64]) -> Bytes {
