@@ -1,12 +1,16 @@
 //! Bad requests about queues, from outside: each is refused with its reason and what to do, and changes nothing.
 
+mod in_transactions;
 mod rows;
 
-use jangada_client::{QueueCounts, QueueMessage, QueueProducerConfig, ReceiveOptions};
+use jangada_client::{
+    QueueCounts, QueueMessage, QueueProducerConfig, ReceiveOptions, TransactionOptions, TransactionalProducer,
+};
 use jangada_proto::v1;
 use jangada_proto::v1::queue_admin_service_client::QueueAdminServiceClient;
 use jangada_proto::v1::queue_service_client::QueueServiceClient;
 use jangada_proto::v1::send_result::Result as Sent;
+use jangada_proto::v1::settle_result::Result as Settled;
 use tonic::Status;
 use tonic::transport::Channel;
 
@@ -61,7 +65,20 @@ impl Broker {
                 Err(status) => Err(status),
             },
             Asks::Receive(request) => self.messages.receive(request).await.map(drop),
-            Asks::Settle(request) => self.messages.settle(request).await.map(drop),
+            Asks::Settle(request) => match self.messages.settle(request).await {
+                Ok(settled) => {
+                    let mut refused = settled
+                        .into_inner()
+                        .results
+                        .into_iter()
+                        .map(|result| match result.result {
+                            Some(Settled::Error(error)) => (error.reason, error.message),
+                            other => (format!("{other:?}"), String::new()),
+                        });
+                    return refused.next().expect("a result for each item");
+                }
+                Err(status) => Err(status),
+            },
             Asks::Cancel(request) => self.messages.cancel(request).await.map(drop),
             Asks::Peek(request) => self.messages.peek(request).await.map(drop),
             Asks::Schedule(request) => self.admin.put_schedule(request).await.map(drop),
@@ -110,7 +127,11 @@ async fn bad_requests_are_refused_with_their_reason_and_change_nothing() {
     create_queue(&cluster, "jobs", 2, &["queue.dead.letter.topic=others"]).await;
     create_queue(&cluster, "urgent", 1, &["queue.priorities=3"]).await;
     create_queue(&cluster, "ordered", 1, &["queue.order=key"]).await;
+    create_queue(&cluster, "deduped", 1, &["queue.dedup=id"]).await;
     let client = cluster.client().await;
+    // So that there is a transactional id, and a shard that has it.
+    let opened = TransactionalProducer::open(&client, in_transactions::ID, TransactionOptions::default()).await;
+    let _producer = opened.expect("the id is free to take");
     let mut tokens = Vec::new();
     for queue in ["jobs", "others"] {
         let producer = client
@@ -134,7 +155,12 @@ async fn bad_requests_are_refused_with_their_reason_and_change_nothing() {
     }
     let before = eventually("all leaders answer", WAIT, || everything(&cluster)).await;
     let mut broker = Broker::of(&cluster).await;
-    let rows = [of_messages(), of_tokens(&tokens[0], &tokens[1]), of_settings()];
+    let rows = [
+        of_messages(),
+        of_tokens(&tokens[0], &tokens[1]),
+        of_settings(),
+        in_transactions::rows(&tokens[0]),
+    ];
     let mut wrong = Vec::new();
     for (what, asks, expected, named) in rows.into_iter().flatten() {
         let (reason, text) = broker.refusal(asks).await;

@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::Asks;
 use crate::harness::raw;
 
-fn message() -> v1::QueueMessage {
+pub fn message() -> v1::QueueMessage {
     v1::QueueMessage {
         body: Bytes::from_static(b"x"),
         ..v1::QueueMessage::default()
