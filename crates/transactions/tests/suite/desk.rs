@@ -2,22 +2,24 @@
 
 use std::sync::Arc;
 
+use jangada_coordinator::TransactionRef;
 use jangada_transactions::{
     Acknowledgment, Answer, Config, Delivery, EndRequest, Image, InitRequest, JoinKind, JoinRequest, Outgoing,
     Producer, Rejection, Target, TransactionState, TransactionalId,
 };
-use jangada_types::{GroupId, ProducerId, Reason};
+use jangada_types::{GroupId, Offset, ProducerId, Reason};
 
 use crate::model::groups::Groups;
 use crate::model::partition::{Applied, Partition, Proposal};
 use crate::model::shard::{Shard, now};
 
 pub const ID: &str = "id";
+const GROUP: &str = "g";
 
 pub struct Desk {
     pub shard: Shard<()>,
-    pub partitions: Vec<Partition<()>>,
-    pub groups: Groups,
+    pub partitions: Vec<Partition<(), ()>>,
+    pub groups: Groups<()>,
     pub now_ms: u64,
     pub fresh: i64,
 }
@@ -47,6 +49,14 @@ pub fn end(producer: Producer, commit: bool) -> EndRequest {
     }
 }
 
+fn reference(producer: Producer, seq: u64) -> TransactionRef {
+    TransactionRef {
+        producer_id: producer.id,
+        epoch: producer.epoch,
+        seq,
+    }
+}
+
 impl Desk {
     pub fn new() -> Self {
         Self::with(Image::new(), Config::default())
@@ -55,8 +65,8 @@ impl Desk {
     pub fn with(image: Image, config: Config) -> Self {
         Self {
             shard: Shard::new(image, config),
-            partitions: (0..3).map(|_| Partition::new(1, None)).collect(),
-            groups: Groups::default(),
+            partitions: (0..3).map(|_| Partition::new(1, false, None)).collect(),
+            groups: Groups::new(&[GROUP], None),
             now_ms: 0,
             fresh: 100,
         }
@@ -136,16 +146,25 @@ impl Desk {
             sequence,
             value,
         };
-        self.partitions[at as usize].apply(proposal, self.now_ms)
+        self.partitions[at as usize].apply(&proposal, self.now_ms)
     }
 
     pub fn stage(&mut self, producer: Producer, key: u32, offset: u64) -> Result<bool, Reason> {
-        let groups = vec!["g".into()];
+        let groups = vec![GROUP.into()];
         let seq = self.join(JoinRequest {
             groups,
             ..join(producer, &[], JoinKind::Implicit)
         })?;
-        Ok(self.groups.stage("g", producer.id, seq, (key, offset)))
+        Ok(self.stage_in(producer, seq, key, offset))
+    }
+
+    /// An offset that was admitted for a transaction comes to its group.
+    pub fn stage_in(&mut self, producer: Producer, seq: u64, key: u32, offset: u64) -> bool {
+        let transaction = reference(producer, seq);
+        let answered = self.groups.stage(GROUP, transaction, (key, offset), (), self.now_ms);
+        let later = self.groups.commit(self.now_ms);
+        let (_, answer) = answered.or(later).expect("it is answered");
+        answer.is_ok()
     }
 
     pub fn end(&mut self, request: EndRequest) -> Result<(Producer, bool), Reason> {
@@ -186,9 +205,13 @@ impl Desk {
                     seq: marker.seq,
                     commit: marker.commit,
                 };
-                self.partitions[group.get() as usize].apply(proposal, self.now_ms);
+                self.partitions[group.get() as usize].apply(&proposal, self.now_ms);
             }
-            Target::Group(name) => self.groups.end(name, marker.producer.id, marker.seq, marker.commit),
+            Target::Group(name) => {
+                let transaction = reference(marker.producer, marker.seq);
+                self.groups.end(name, transaction, marker.commit, (), self.now_ms);
+                self.groups.commit(self.now_ms);
+            }
         }
     }
 
@@ -228,13 +251,14 @@ impl Desk {
     }
 
     pub fn visible(&self, at: u64) -> Vec<u64> {
-        self.partitions[at as usize].read(0).0
+        let (read, _) = self.partitions[at as usize].read(Offset(0), usize::MAX);
+        read.into_iter().map(|(_, value)| value).collect()
     }
 
     /// Whether readers of committed records wait in a partition.
     pub fn is_open(&self, at: u64) -> bool {
         let partition = &self.partitions[at as usize];
-        partition.stable_offset() < partition.log.len() as u64
+        partition.stable_offset() < partition.state().next_offset()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use jangada_transactions::{Delivery, JoinKind, Outcome, TransactionState};
 use jangada_types::Reason;
+use jangada_types::replicated::Seeds;
 
 use crate::desk::{Desk, end, join, writing};
 use crate::model::partition::Applied;
@@ -45,7 +46,7 @@ fn a_producer_that_dies_is_timed_out_and_its_next_process_goes_on() {
         assert_eq!(desk.abort(fenced), Err(Reason::ProducerFenced));
         assert_eq!(desk.write(fenced, 2, 0, 3), Err(Reason::ProducerFenced));
         assert_eq!(
-            desk.append(fenced, 1, 0, 1, 3),
+            desk.append(fenced, 1, 0, 0, 3),
             if fenced == producer {
                 Applied::Fenced
             } else {
@@ -113,7 +114,8 @@ fn the_next_leader_sends_all_markers_and_second_ones_do_nothing() {
     assert_eq!(desk.write(next, 0, 0, 9), Ok(Applied::Ok));
     sent.iter().for_each(|marker| desk.deliver(marker));
     assert!(desk.is_open(0));
-    assert_eq!(desk.partitions[0].log.len(), 3, "one marker only");
+    let end = desk.partitions[0].state().next_offset();
+    assert_eq!(end.get(), 3, "one marker only");
 }
 
 #[test]
@@ -128,7 +130,7 @@ fn a_batch_that_was_proposed_when_its_leader_died_is_appended_once() {
             value: 3,
         };
         desk.partitions[2].inflight.push_back((batch, ()));
-        desk.partitions[2].fail_over(kept, 0);
+        desk.partitions[2].fail_over(kept, 0, &mut Seeds::new(kept as u64));
         assert_eq!(
             desk.write(producer, 2, 0, 3),
             Ok(Applied::Ok),
@@ -229,7 +231,7 @@ fn an_offset_whose_staging_was_not_answered_is_staged_again_or_aborted() {
     desk.write_markers();
     assert_visible(&desk, false);
     // A copy that comes late stages nothing: nobody would ever end it.
-    assert!(!desk.groups.stage("g", producer.id, 1, (7, 70)));
+    assert!(!desk.stage_in(producer, 1, 7, 70));
     assert!(!desk.groups.has_pending());
 }
 

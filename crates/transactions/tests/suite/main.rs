@@ -1,6 +1,8 @@
 //! Transactional ids through their public interface: scenarios, histories of all that takes part in transactions, and bytes that later
 //! builds must read.
 
+mod anomalies;
+mod anomaly_histories;
 mod bounds;
 mod desk;
 mod failover;

@@ -3,22 +3,26 @@
 
 use std::sync::Arc;
 
+use jangada_coordinator::TransactionRef;
 use jangada_transactions::{
-    Answer, EndRequest, Image, InitRequest, JoinKind, JoinRequest, Leader, Producer, Rejection, Step,
+    Answer, Delivery, EndRequest, Image, InitRequest, JoinKind, JoinRequest, Leader, Producer, Rejection, Step,
 };
-use jangada_types::{GroupId, ProducerId, Reason};
+use jangada_types::{GroupId, Offset, ProducerId, Reason};
 
 use super::Bug;
-use super::partition::Proposal;
+use super::groups::Answered;
+use super::partition::{Join, Proposal};
 use super::process::{Call, Told};
-use super::shard::{Answered, now};
-use super::world::{Admission, Caller, Event, Request, World};
+use super::shard::{self, now};
+use super::world::{Admission, Caller, Event, Joining, OfGroup, Request, World};
 
 /// How long a broker waits for the shard before it refuses a batch, milliseconds.
 const ADMISSION_MS: u64 = 1_000;
 /// How long the answer to an end waits for the markers, milliseconds.
 const END_WAITS_MS: u64 = 50;
 const TIMEOUT_MS: u32 = 2_000;
+/// How far before the end a transaction reads.
+const READ_BEHIND: i64 = 8;
 
 impl World {
     /// A client sends a call.
@@ -47,7 +51,7 @@ impl World {
                 kind: JoinKind::Explicit,
                 metadata_version: self.metadata,
             }),
-            Call::Produce { .. } | Call::Stage { .. } | Call::Fetch => {
+            Call::Produce { .. } | Call::Stage { .. } | Call::Fetch | Call::Read { .. } => {
                 let until_ms = 0;
                 let admission = Admission {
                     process,
@@ -100,7 +104,7 @@ impl World {
         self.commit_shard_soon();
     }
 
-    pub fn answer_all(&mut self, answered: Option<Answered<Caller>>) {
+    pub fn answer_all(&mut self, answered: Option<shard::Answered<Caller>>) {
         if let Some(answered) = answered {
             self.answer(answered);
         }
@@ -199,30 +203,77 @@ impl World {
 
     /// A batch, an offset or a question comes to its broker.
     pub fn admit(&mut self, admission: Admission, id: Arc<str>) {
-        let Admission {
-            process, op, producer, ..
-        } = admission;
-        let (partitions, groups) = match &admission.call {
+        let Admission { process, op, .. } = admission;
+        match &admission.call {
             Call::Produce { partition, .. } => {
-                let led = &self.partitions[*partition];
-                if led.led_from_ms > self.now_ms || led.deleted.is_some() {
-                    return;
-                }
-                if let Some(open) = led.open_of(producer) {
-                    return self.append(&admission, open.seq);
-                }
-                (vec![GroupId(*partition as u64)], vec![])
+                let partition = *partition;
+                self.admit_batch(partition, admission, id);
             }
-            Call::Stage { group, .. } => (vec![], vec![Arc::from(*group)]),
-            _ => {
+            Call::Stage { group, .. } => {
+                let groups = vec![Arc::from(*group)];
+                let until_ms = self.now_ms + ADMISSION_MS;
+                let token = self.join(id, admission.producer, vec![], groups);
+                self.admissions
+                    .insert(token, Joining::Offset(Admission { until_ms, ..admission }));
+            }
+            Call::Read { partition } => {
+                if let Some(values) = self.last_values(*partition) {
+                    self.network(Event::Told(process, op, Told::Read(values)));
+                }
+            }
+            _ if self.groups.is_led() => {
                 let input = self.processes[process].input.expect("it reads one");
                 let told = Told::Fetched(self.groups.fetch("inputs", input));
-                return self.network(Event::Told(process, op, told));
+                self.network(Event::Told(process, op, told));
             }
+            _ => {}
+        }
+    }
+
+    /// The partition's leader asks once for each transaction; what comes meanwhile waits for the same answer.
+    fn admit_batch(&mut self, at: usize, admission: Admission, id: Arc<str>) {
+        let (producer, now_ms, never_again) = (
+            admission.producer,
+            self.now_ms,
+            self.bug == Some(Bug::JoinNotAskedAgain),
+        );
+        let admission = Admission {
+            until_ms: now_ms + ADMISSION_MS,
+            ..admission
         };
-        let kind = match self.processes[process].bumps {
-            true => JoinKind::Implicit,
-            false => JoinKind::Check,
+        let led = &mut self.partitions[at];
+        if led.deleted.is_some() {
+            let told = Told::Shard(Err(Reason::UnknownPartition));
+            return self.network(Event::Told(admission.process, admission.op, told));
+        }
+        if led.led_from_ms > now_ms {
+            return;
+        }
+        let open = led.open_of(producer);
+        match led.joins.get_mut(&(producer.id, producer.epoch)) {
+            Some(Join::Known(seq)) => {
+                let seq = *seq;
+                return self.append(&admission, seq);
+            }
+            Some(Join::Asked(_, until_ms, waiting)) if *until_ms >= now_ms || never_again => {
+                return waiting.push(admission);
+            }
+            _ => {}
+        }
+        if let Some(seq) = open {
+            return self.append(&admission, seq);
+        }
+        let token = self.join(id, producer, vec![GroupId(at as u64)], vec![]);
+        self.admissions.insert(token, Joining::Batch(at, producer));
+        let asked = Join::Asked(token, now_ms + ADMISSION_MS, vec![admission]);
+        self.partitions[at].joins.insert((producer.id, producer.epoch), asked);
+    }
+
+    /// Asks the shard to make partitions and groups parts of the producer's transaction.
+    fn join(&mut self, id: Arc<str>, producer: Producer, partitions: Vec<GroupId>, groups: Vec<Arc<str>>) -> u64 {
+        let kind = match self.plan.is_old {
+            false => JoinKind::Implicit,
+            true => JoinKind::Check,
         };
         let join = JoinRequest {
             id,
@@ -233,15 +284,34 @@ impl World {
             metadata_version: self.metadata,
         };
         let token = self.next_op();
-        let until_ms = self.now_ms + ADMISSION_MS;
-        self.admissions.insert(token, Admission { until_ms, ..admission });
         self.network(Event::Shard(Request::Join(join), Caller::Admission(token)));
+        token
     }
 
     pub fn admitted(&mut self, token: u64, joined: Result<u64, Reason>) {
-        let Some(admission) = self.admissions.remove(&token) else {
-            return;
-        };
+        match self.admissions.remove(&token) {
+            Some(Joining::Offset(admission)) => self.admit_or_refuse(admission, joined),
+            Some(Joining::Batch(at, producer)) => {
+                let (joins, of) = (&mut self.partitions[at].joins, (producer.id, producer.epoch));
+                if !matches!(joins.get(&of), Some(Join::Asked(asked, ..)) if *asked == token) {
+                    return;
+                }
+                let asked = match joined {
+                    Ok(seq) => joins.insert(of, Join::Known(seq)),
+                    Err(_) => joins.remove(&of),
+                };
+                let Some(Join::Asked(_, _, waiting)) = asked else {
+                    unreachable!("it was looked at");
+                };
+                for admission in waiting {
+                    self.admit_or_refuse(admission, joined);
+                }
+            }
+            None => {}
+        }
+    }
+
+    fn admit_or_refuse(&mut self, admission: Admission, joined: Result<u64, Reason>) {
         if admission.until_ms < self.now_ms {
             return;
         }
@@ -279,7 +349,52 @@ impl World {
         let Call::Stage { group, key, offset } = admission.call else {
             return;
         };
-        let is_staged = self.groups.stage(group, admission.producer.id, seq, (key, offset));
-        self.network(Event::Told(admission.process, admission.op, Told::Staged(is_staged)));
+        let transaction = TransactionRef {
+            producer_id: admission.producer.id,
+            epoch: admission.producer.epoch,
+            seq,
+        };
+        let caller = OfGroup::Staging(admission.process, admission.op);
+        let answered = self
+            .groups
+            .stage(group, transaction, (key, offset), caller, self.now_ms);
+        self.answer_of_groups(answered);
+        self.commit_groups_soon();
+    }
+
+    pub fn answer_of_groups(&mut self, answered: Option<Answered<OfGroup>>) {
+        match answered {
+            Some((OfGroup::Staging(process, op), answer)) => {
+                let told = match answer.map_err(|rejection| rejection.reason) {
+                    Ok(_) => Told::Staged(true),
+                    Err(Reason::ConcurrentTransactions) => Told::Shard(Err(Reason::ConcurrentTransactions)),
+                    Err(_) => Told::Staged(false),
+                };
+                self.network(Event::Told(process, op, told));
+            }
+            Some((OfGroup::End(marker, is_stale), answer)) => {
+                let delivery = if answer.is_ok() {
+                    Delivery::Done
+                } else {
+                    Delivery::Failed
+                };
+                self.network(Event::Acknowledge(marker, delivery, is_stale));
+            }
+            None => {}
+        }
+    }
+
+    /// The last committed values of a partition, as its leader has them.
+    fn last_values(&self, at: usize) -> Option<Vec<u64>> {
+        let partition = &self.partitions[at];
+        if partition.deleted.is_some() {
+            return Some(Vec::new());
+        }
+        if partition.led_from_ms > self.now_ms {
+            return None;
+        }
+        let from = Offset(partition.stable_offset().get() - READ_BEHIND);
+        let (read, _) = partition.read(from.max(partition.state().log_start()), usize::MAX);
+        Some(read.into_iter().map(|(_, value)| value).collect())
     }
 }

@@ -1,23 +1,16 @@
-//! What clients know of their transactions, and what must follow from it.
+//! What clients know of their transactions, and what must follow from it: of values by [`anomalies`](crate::anomalies), of offsets here.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What the client knows of how a transaction ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// It never asked for a commit, or was told that it is aborted: nobody may see anything of it.
-    Aborted,
-    /// It asked for a commit, and does not know.
-    Unknown,
-    /// It was told that it is committed: everybody must see all of it.
-    Committed,
-}
+use crate::anomalies::{self, Fate, History, Read};
 
 #[derive(Debug)]
 pub struct Transaction {
     pub fate: Fate,
     /// The values that partitions acknowledged: partition and value.
     pub values: Vec<(usize, u64)>,
+    /// What it read of committed records.
+    pub reads: Vec<u64>,
     /// The offsets whose staging was acknowledged: group, key, offset.
     pub offsets: Vec<(&'static str, u32, u64)>,
     pub end_sent_ms: Option<u64>,
@@ -37,7 +30,7 @@ pub struct Checker {
     pub transactions: Vec<Transaction>,
     pub written: Vec<Written>,
     /// What readers saw while the history ran.
-    pub read: BTreeSet<u64>,
+    pub read: Read<u64>,
     pub operations: u64,
 }
 
@@ -46,6 +39,7 @@ impl Checker {
         self.transactions.push(Transaction {
             fate: Fate::Aborted,
             values: Vec::new(),
+            reads: Vec::new(),
             offsets: Vec::new(),
             end_sent_ms: None,
             complete_ms: None,
@@ -58,62 +52,51 @@ impl Checker {
         self.written.len() as u64 - 1
     }
 
-    /// Judges what readers saw, and what a reader sees who reads everything now. `logs`: by partition, none where it was deleted.
+    /// Judges what readers saw, and what a reader sees who reads everything now. `log`: without the partitions that were deleted, of which
+    /// there are some if `has_deleted`.
     pub fn judge(
         &self,
-        logs: &[Option<Vec<u64>>],
+        log: Read<u64>,
         committed: impl Fn(&str, u32) -> Option<u64>,
         inputs: u32,
+        has_deleted: bool,
     ) -> Result<(), String> {
-        let mut seen: BTreeMap<u64, usize> = BTreeMap::new();
-        for value in logs.iter().flatten().flatten() {
-            *seen.entry(*value).or_default() += 1;
+        let history = self.history(log);
+        history.check().map_err(|anomaly| anomaly.to_string())?;
+        let seen: BTreeSet<u64> = history.log.values().flatten().map(|(_, value)| *value).collect();
+        if !has_deleted {
+            self.judge_inputs(&seen, &committed, inputs)?;
         }
-        if let Some((value, count)) = seen.iter().find(|(_, count)| **count > 1) {
-            return Err(format!("duplicate: value {value} is there {count} times"));
+        self.judge_registers(&seen, &committed, has_deleted)
+    }
+
+    pub fn history(&self, log: Read<u64>) -> History<usize, u64> {
+        let values = |it: &Transaction| it.values.iter().map(|(at, value)| (*at as u32, *value)).collect();
+        let transactions = self.transactions.iter().map(|it| anomalies::Transaction {
+            fate: it.fate,
+            values: values(it),
+            reads: it.reads.clone(),
+        });
+        History {
+            transactions: transactions.enumerate().collect(),
+            writers: (0..)
+                .zip(self.written.iter().map(|written| written.transaction))
+                .collect(),
+            log,
+            readers: vec![self.read.clone()],
         }
-        let of = |value: u64| self.written[value as usize].transaction;
-        for value in seen.keys().chain(&self.read) {
-            if self.transactions[of(*value)].fate == Fate::Aborted {
-                return Err(format!("aborted read: value {value} of transaction {}", of(*value)));
-            }
-        }
-        for (number, transaction) in self.transactions.iter().enumerate() {
-            let kept = transaction
-                .values
-                .iter()
-                .filter(|(partition, _)| logs[*partition].is_some());
-            let (there, missing): (Vec<u64>, Vec<u64>) = kept
-                .map(|(_, value)| *value)
-                .partition(|value| seen.contains_key(value));
-            if transaction.fate == Fate::Committed && !missing.is_empty() {
-                return Err(format!("lost write: {missing:?} of transaction {number}"));
-            }
-            if !there.is_empty() && !missing.is_empty() {
-                return Err(format!("torn: transaction {number} has {there:?} and not {missing:?}"));
-            }
-            if let Some(value) = missing.iter().find(|value| self.read.contains(value)) {
-                return Err(format!("read and gone: value {value} of transaction {number}"));
-            }
-        }
-        self.judge_inputs(logs, &seen, &committed, inputs)?;
-        self.judge_registers(&seen, &committed, logs.iter().any(Option::is_none))
     }
 
     /// Each input has exactly one visible output if it is below the committed offset, and none otherwise.
     fn judge_inputs(
         &self,
-        logs: &[Option<Vec<u64>>],
-        seen: &BTreeMap<u64, usize>,
+        seen: &BTreeSet<u64>,
         committed: &impl Fn(&str, u32) -> Option<u64>,
         inputs: u32,
     ) -> Result<(), String> {
-        if logs.iter().any(Option::is_none) {
-            return Ok(());
-        }
         for input in 0..inputs {
             let mut outputs: Vec<u64> = seen
-                .keys()
+                .iter()
                 .filter_map(|value| self.written[*value as usize].input)
                 .filter(|(of, _)| *of == input)
                 .map(|(_, offset)| offset)
@@ -132,13 +115,13 @@ impl Checker {
     /// The committed offset is that of a transaction that no other one came after.
     fn judge_registers(
         &self,
-        seen: &BTreeMap<u64, usize>,
+        seen: &BTreeSet<u64>,
         committed: &impl Fn(&str, u32) -> Option<u64>,
         has_deleted: bool,
     ) -> Result<(), String> {
         let mut writers: BTreeMap<u32, Vec<(u64, &Transaction)>> = BTreeMap::new();
         for transaction in &self.transactions {
-            let is_visible = transaction.values.iter().any(|(_, value)| seen.contains_key(value));
+            let is_visible = transaction.values.iter().any(|(_, value)| seen.contains(value));
             for (group, key, offset) in transaction.offsets.iter().filter(|_| is_visible) {
                 if *group == "registers" {
                     writers.entry(*key).or_default().push((*offset, transaction));

@@ -1,10 +1,11 @@
 //! The broker of the shard's leader: it sends markers, and takes what became of them.
 
+use jangada_coordinator::TransactionRef;
 use jangada_transactions::{Acknowledgment, Delivery, Outgoing, Target};
 
 use super::Bug;
 use super::partition::{Applied, Proposal};
-use super::world::{Caller, Event, World};
+use super::world::{Caller, Event, OfGroup, World};
 
 /// How often the host looks for what is due, milliseconds.
 const LOOK_MS: u64 = 20;
@@ -72,6 +73,9 @@ impl World {
                 if partition.led_from_ms > self.now_ms || partition.deleted.is_some() {
                     return self.network(Event::Acknowledge(marker, Delivery::Failed, is_stale));
                 }
+                if partition.has_ended(marker.producer, marker.seq) {
+                    return self.network(Event::Acknowledge(marker, Delivery::Done, is_stale));
+                }
                 let proposal = Proposal::Marker {
                     producer: marker.producer,
                     seq: marker.seq,
@@ -80,17 +84,26 @@ impl World {
                 self.propose(at, proposal, Caller::Marker(marker, is_stale));
             }
             Target::Group(name) => {
-                self.groups.end(name, marker.producer.id, marker.seq, marker.commit);
-                self.network(Event::Acknowledge(marker, Delivery::Done, is_stale));
+                let transaction = TransactionRef {
+                    producer_id: marker.producer.id,
+                    epoch: marker.producer.epoch,
+                    seq: marker.seq,
+                };
+                let (name, commit) = (name.clone(), marker.commit);
+                let caller = OfGroup::End(marker, is_stale);
+                let answered = self.groups.end(&name, transaction, commit, caller, self.now_ms);
+                self.answer_of_groups(answered);
+                self.commit_groups_soon();
             }
         }
     }
 
-    /// A partition has applied a marker. A newer epoch there means that the transaction has ended there, for while it is open only its
-    /// marker raises the epoch.
+    /// A partition has applied a marker. One that was refused is not written, whatever the reason.
     pub fn marked(&mut self, marker: Outgoing, is_stale: bool, applied: Applied) {
-        let is_done = matches!(applied, Applied::Ok | Applied::Fenced);
-        let delivery = if is_done { Delivery::Done } else { Delivery::Failed };
+        let delivery = match applied {
+            Applied::Ok => Delivery::Done,
+            _ => Delivery::Failed,
+        };
         self.network(Event::Acknowledge(marker, delivery, is_stale));
     }
 

@@ -1,5 +1,5 @@
-//! A model of all that takes part in transactions, on a virtual clock: a shard with its leaders, partitions, consumer groups, brokers
-//! between them, and the processes of clients.
+//! All that takes part in transactions, on a virtual clock: the real state machines of a shard, of partitions with their replicas and of
+//! consumer groups, and a model of what is around them: brokers between them, leaders that change, and the processes of clients.
 
 pub mod broker;
 pub mod checker;
@@ -7,11 +7,12 @@ pub mod groups;
 pub mod host;
 pub mod partition;
 pub mod process;
+pub mod replica;
 pub mod shard;
 pub mod trouble;
 pub mod world;
 
-/// A bug that is planted at a seam of the model, to see that the checker finds it.
+/// A bug that is planted at a seam, around the state machines or in the model of brokers, to see that the checker finds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bug {
     /// A partition ends whatever transaction of the producer is open.
@@ -36,10 +37,16 @@ pub enum Bug {
     MarkersNotSentAgain,
     /// The next transaction begins while markers of the last are being written.
     CompleteWithoutMarkers,
+    /// Readers are shown the high watermark of one moment and the open transactions of another.
+    LsoApartFromHighWatermark,
+    /// A partition's leader waits for the answer to a join that was lost, and does not ask again.
+    JoinNotAskedAgain,
+    /// A leader tells readers of aborted transactions of which compaction has taken the marker.
+    AbortedRowsOutliveMarkers,
 }
 
 impl Bug {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::MarkerWithoutSeq,
         Self::EvictOpenProducer,
         Self::LsoFromHighWatermark,
@@ -51,5 +58,8 @@ impl Bug {
         Self::LateStaging,
         Self::MarkersNotSentAgain,
         Self::CompleteWithoutMarkers,
+        Self::LsoApartFromHighWatermark,
+        Self::JoinNotAskedAgain,
+        Self::AbortedRowsOutliveMarkers,
     ];
 }

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use jangada_transactions::{Answer, Producer};
 use jangada_types::Reason;
 
-use super::checker::Fate;
 use super::partition::Applied;
 use super::world::World;
+use crate::anomalies::Fate;
 
 /// After this time a call is sent again, milliseconds.
 const AGAIN_MS: u64 = 600;
@@ -38,6 +38,10 @@ pub enum Call {
         offset: u64,
     },
     Fetch,
+    /// A transaction reads the last committed values of a partition.
+    Read {
+        partition: usize,
+    },
     End {
         commit: bool,
     },
@@ -50,6 +54,7 @@ pub enum Told {
     Appended(Applied),
     Staged(bool),
     Fetched(Option<u64>),
+    Read(Vec<u64>),
 }
 
 #[derive(Clone, Debug)]
@@ -111,6 +116,11 @@ impl Process {
 
     pub fn is_dead(&self) -> bool {
         self.phase == Phase::Dead
+    }
+
+    /// Whether it waits for something of a transaction that it has begun.
+    pub fn is_in_transaction(&self) -> bool {
+        !self.is_dead() && self.transaction.is_some()
     }
 
     pub fn kill(&mut self) {
@@ -216,6 +226,10 @@ impl World {
                     let offset = self.next_op();
                     let group = "registers";
                     self.call(at, Call::Stage { group, key, offset });
+                }
+                if self.chance(2) {
+                    let partition = self.seeds.below(self.known_partitions() as u64) as usize;
+                    self.call(at, Call::Read { partition });
                 }
                 vec![None; 1 + self.seeds.below(3) as usize]
             }
@@ -340,6 +354,10 @@ impl World {
                 Told::Shard(Err(Reason::ConcurrentTransactions)) => again(self, call, 20),
                 _ => process.must_abort = true,
             },
+            (Call::Read { .. }, Told::Read(values)) => {
+                let transaction = process.transaction.expect("one is open");
+                self.checker.transactions[transaction].reads.extend(values);
+            }
             (Call::Fetch, Told::Fetched(Some(offset))) => {
                 assert!(
                     offset >= process.at_least,

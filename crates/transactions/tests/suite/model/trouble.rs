@@ -2,10 +2,10 @@
 //! come and go.
 
 use super::Bug;
-use super::partition::Partition;
+use super::partition::{Partition, Proposal};
 use super::process::Process;
 use super::shard::now;
-use super::world::{Event, IDS, World};
+use super::world::{Caller, Event, IDS, World};
 
 impl World {
     pub fn shard_elects(&mut self) {
@@ -25,7 +25,7 @@ impl World {
             self.stale = None;
             return;
         }
-        match self.seeds.below(12) {
+        match self.seeds.below(14) {
             0 | 1 => {
                 let kept = self.seeds.below(self.shard.inflight() as u64 + 1) as usize;
                 let stale = self.shard.lose_leader(kept, self.now_ms);
@@ -38,7 +38,7 @@ impl World {
             2 | 3 => {
                 let at = self.seeds.below(self.partitions.len() as u64) as usize;
                 let kept = self.seeds.below(self.partitions[at].inflight.len() as u64 + 1) as usize;
-                self.partitions[at].fail_over(kept, self.now_ms);
+                self.partitions[at].fail_over(kept, self.now_ms, &mut self.seeds);
                 let without = match self.chance(6) {
                     // Its quorum is gone for a while.
                     true => 3_000,
@@ -54,7 +54,8 @@ impl World {
             }
             6 if self.partitions.len() < 4 => {
                 self.metadata += 1;
-                self.partitions.push(Partition::new(self.metadata, self.bug));
+                self.partitions
+                    .push(Partition::new(self.metadata, self.plan.compacts, self.bug));
                 self.host_hears();
             }
             7 if self.plan.deletes && self.partitions[2].deleted.is_none() => {
@@ -62,10 +63,36 @@ impl World {
                 self.partitions[2].deleted = Some(self.metadata);
                 self.host_hears();
             }
+            8 | 9 if self.groups.is_led() => {
+                let kept = self.seeds.below(self.groups.inflight() as u64 + 1) as usize;
+                self.groups.lose_leader(kept, self.now_ms);
+                let delay = 20 + self.seeds.below(300);
+                self.after(delay, Event::ElectGroups);
+            }
+            10 => {
+                let at = self.seeds.below(self.partitions.len() as u64) as usize;
+                self.partitions[at].save(&mut self.seeds);
+            }
             _ => {}
         }
         let pause = 20 + self.seeds.below(600);
         self.after(pause, Event::Trouble);
+    }
+
+    /// A partition is compacted, and what all readers have read is trimmed, in histories with such.
+    pub fn clean(&mut self, at: usize) {
+        if let Some(partition) = self.partitions.get_mut(at).filter(|it| it.deleted.is_none()) {
+            let is_led = partition.led_from_ms <= self.now_ms;
+            let horizon = partition.clean(self.now_ms, &mut self.seeds).filter(|_| is_led);
+            if let Some(upto) = horizon {
+                self.propose(at, Proposal::Horizon(upto), Caller::Nobody);
+            }
+            if self.plan.trims && is_led && self.chance(4) {
+                self.propose(at, Proposal::Trim(self.positions[at]), Caller::Nobody);
+            }
+        }
+        let pause = 100 + self.seeds.below(800);
+        self.after(pause, Event::Clean(at));
     }
 
     pub fn host_hears(&mut self) {

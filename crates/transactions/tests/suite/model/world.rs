@@ -7,7 +7,7 @@ use jangada_transactions::{
     Answer, Config, Delivery, EndRequest, Image, InitRequest, JoinRequest, Leader, Outgoing, Producer,
 };
 use jangada_types::replicated::Seeds;
-use jangada_types::{ProducerId, Reason};
+use jangada_types::{Offset, ProducerId, Reason};
 
 use super::Bug;
 use super::checker::Checker;
@@ -15,9 +15,14 @@ use super::groups::Groups;
 use super::partition::{Applied, Partition, Proposal};
 use super::process::{Call, Process, Told};
 use super::shard::{Shard, now};
+use crate::anomalies::Read;
 
 const TIMEOUT_MS: u32 = 2_000;
 pub const INPUTS: u32 = 2;
+/// Partitions that there are at most.
+pub const PARTITIONS_MAX: usize = 4;
+/// Batches that a reader gets at once.
+const FETCH_ROWS: usize = 12;
 
 /// Who waits for something.
 #[derive(Clone, Debug)]
@@ -26,6 +31,22 @@ pub enum Caller {
     Client { process: usize, op: u64, call: Request },
     Admission(u64),
     Marker(Outgoing, bool),
+}
+
+/// Who waits for something of the groups.
+#[derive(Clone, Debug)]
+pub enum OfGroup {
+    /// The call of a process.
+    Staging(usize, u64),
+    End(Outgoing, bool),
+}
+
+/// What waits for an answer of the shard to a join.
+#[derive(Clone, Debug)]
+pub enum Joining {
+    Offset(Admission),
+    /// The batches that wait at a partition's leader for this producer.
+    Batch(usize, Producer),
 }
 
 /// A request to the shard.
@@ -66,6 +87,9 @@ pub enum Event {
     CommitShard,
     Elect,
     CommitPartition(usize),
+    CommitGroups,
+    ElectGroups,
+    Clean(usize),
     Host,
     Read(usize),
     Trouble,
@@ -84,6 +108,10 @@ pub struct Plan {
     pub is_nearly_used_up: bool,
     /// A partition is deleted on the way.
     pub deletes: bool,
+    /// Partitions are compacted, each replica by itself.
+    pub compacts: bool,
+    /// What all readers have read is deleted.
+    pub trims: bool,
     pub length_ms: u64,
 }
 
@@ -93,8 +121,8 @@ pub struct World {
     pub bug: Option<Bug>,
     pub shard: Shard<Caller>,
     pub stale: Option<(Image, Leader)>,
-    pub partitions: Vec<Partition<Caller>>,
-    pub groups: Groups,
+    pub partitions: Vec<Partition<Caller, Admission>>,
+    pub groups: Groups<OfGroup>,
     pub processes: Vec<Process>,
     pub checker: Checker,
     pub host_metadata: u64,
@@ -107,9 +135,10 @@ pub struct World {
     pub events: BTreeMap<(u64, u64), Event>,
     pub drawn: u64,
     pub commit_queued: bool,
-    pub admissions: BTreeMap<u64, Admission>,
-    pub positions: Vec<u64>,
-    pub stable: Vec<u64>,
+    pub admissions: BTreeMap<u64, Joining>,
+    pub groups_queued: bool,
+    pub positions: Vec<Offset>,
+    pub stable: Vec<Offset>,
     pub fresh: i64,
     pub ops: u64,
 }
@@ -138,8 +167,8 @@ impl World {
             bug: plan.bug,
             shard: Shard::new(image, config),
             stale: None,
-            partitions: (0..3).map(|_| Partition::new(1, plan.bug)).collect(),
-            groups: Groups::default(),
+            partitions: (0..3).map(|_| Partition::new(1, plan.compacts, plan.bug)).collect(),
+            groups: Groups::new(&["inputs", "registers"], plan.bug),
             processes: Vec::new(),
             checker: Checker::default(),
             host_metadata: 1,
@@ -152,19 +181,20 @@ impl World {
             drawn: 0,
             commit_queued: false,
             admissions: BTreeMap::new(),
-            positions: vec![0; 4],
-            stable: vec![0; 4],
+            groups_queued: false,
+            positions: vec![Offset(0); PARTITIONS_MAX],
+            stable: vec![Offset(0); PARTITIONS_MAX],
             fresh: 1_000,
             ops: 0,
         };
-        world.groups.bug = plan.bug;
-        world.groups.know("inputs");
-        world.groups.know("registers");
         for at in 0..IDS.len() {
             world.after(at as u64, Event::Spawn(at));
         }
         world.after(50, Event::Trouble);
-        (0..4).for_each(|at| world.after(30, Event::Read(at)));
+        (0..PARTITIONS_MAX).for_each(|at| world.after(30, Event::Read(at)));
+        if plan.compacts || plan.trims {
+            (0..PARTITIONS_MAX).for_each(|at| world.after(100, Event::Clean(at)));
+        }
         world.look_soon();
         world
     }
@@ -183,13 +213,9 @@ impl World {
                 return Err(format!("hanging: {id} is {}", row.state.as_str()));
             }
         }
-        for (at, partition) in self
-            .partitions
-            .iter()
-            .enumerate()
-            .filter(|(_, it)| it.deleted.is_none())
-        {
-            let (stable, end) = (partition.stable_offset(), partition.log.len() as u64);
+        for (at, partition) in self.there() {
+            let state = partition.state();
+            let (stable, end) = (state.last_stable_offset(), state.next_offset());
             if stable != end {
                 return Err(format!("hanging: partition {at} is stable up to {stable} of {end}"));
             }
@@ -197,13 +223,34 @@ impl World {
         if self.groups.has_pending() {
             return Err("hanging: staged offsets are still pending".to_owned());
         }
-        let logs: Vec<Option<Vec<u64>>> = self
-            .partitions
-            .iter()
-            .map(|partition| partition.deleted.is_none().then(|| partition.read(0).0))
-            .collect();
+        if let Some(process) = self.processes.iter().find(|process| process.is_in_transaction()) {
+            return Err(format!("hanging: a process of {} waits for an answer", process.id));
+        }
+        let log = self.log();
+        let has_deleted = log.len() < self.partitions.len();
         self.checker
-            .judge(&logs, |group, key| self.groups.fetch(group, key), INPUTS)
+            .judge(log, |group, key| self.groups.fetch(group, key), INPUTS, has_deleted)?;
+        self.there().try_for_each(|(_, partition)| partition.check_compacted())
+    }
+
+    /// What a reader gets now who reads everything.
+    pub fn log(&self) -> Read<u64> {
+        let mut log = Read::new();
+        for (at, partition) in self.there() {
+            // What was trimmed is what readers had got before.
+            let start = partition.state().log_start();
+            let read = self.checker.read.get(&(at as u32)).into_iter().flatten().copied();
+            let mut records: Vec<(i64, u64)> = read.filter(|(offset, _)| *offset < start.get()).collect();
+            records.extend(partition.read(start, usize::MAX).0);
+            log.insert(at as u32, records);
+        }
+        log
+    }
+
+    /// The partitions that were not deleted.
+    fn there(&self) -> impl Iterator<Item = (usize, &Partition<Caller, Admission>)> {
+        let all = self.partitions.iter().enumerate();
+        all.filter(|(_, partition)| partition.deleted.is_none())
     }
 
     fn run_until(&mut self, until_ms: u64) {
@@ -244,6 +291,17 @@ impl World {
             }
             Event::Elect => self.shard_elects(),
             Event::CommitPartition(at) => self.commit_partition(at),
+            Event::CommitGroups => {
+                self.groups_queued = false;
+                let answered = self.groups.commit(self.now_ms);
+                self.answer_of_groups(answered);
+                self.commit_groups_soon();
+            }
+            Event::ElectGroups => {
+                self.groups.elect(self.now_ms);
+                self.commit_groups_soon();
+            }
+            Event::Clean(at) => self.clean(at),
             Event::Host => self.host(),
             Event::Read(at) => self.read(at),
             Event::Trouble => self.trouble(),
@@ -307,6 +365,14 @@ impl World {
         }
     }
 
+    pub fn commit_groups_soon(&mut self) {
+        if self.groups.has_inflight() && !self.groups_queued {
+            self.groups_queued = true;
+            let delay = if self.chance(30) { 200 } else { 1 + self.seeds.below(3) };
+            self.after(delay, Event::CommitGroups);
+        }
+    }
+
     pub fn propose(&mut self, at: usize, proposal: Proposal, caller: Caller) {
         self.partitions[at].inflight.push_back((proposal, caller));
         let delay = if self.chance(30) { 100 } else { 1 + self.seeds.below(3) };
@@ -322,7 +388,7 @@ impl World {
         let Some((proposal, caller)) = partition.inflight.pop_front() else {
             return;
         };
-        let applied: Applied = partition.apply(proposal, now_ms);
+        let applied: Applied = partition.apply(&proposal, now_ms);
         match caller {
             Caller::Client { process, op, .. } => self.network(Event::Told(process, op, Told::Appended(applied))),
             Caller::Marker(marker, is_stale) => self.marked(marker, is_stale, applied),
@@ -332,7 +398,7 @@ impl World {
 
     fn read(&mut self, at: usize) {
         if let Some(partition) = self.partitions.get(at) {
-            let (values, next) = partition.read(self.positions[at]);
+            let (read, next) = partition.read(self.positions[at], FETCH_ROWS);
             if self.bug.is_none() {
                 assert!(
                     partition.stable_offset() >= self.stable[at],
@@ -341,7 +407,7 @@ impl World {
                 self.stable[at] = partition.stable_offset();
             }
             self.checker.operations += u64::from(!self.stopped);
-            self.checker.read.extend(values);
+            self.checker.read.entry(at as u32).or_default().extend(read);
             self.positions[at] = next;
         }
         let pause = match self.stopped {
