@@ -20,6 +20,9 @@
     reason = "tests of real processes live by the real clock"
 )]
 
+// The checker of transactions, which the model's histories are held against as well.
+#[path = "../../crates/transactions/tests/suite/anomalies.rs"]
+mod anomalies;
 mod binary;
 mod circles;
 mod cluster;

@@ -1,5 +1,6 @@
-//! A chain of three stages, each of which reads, transforms and writes in transactions, while brokers are killed and stages die at any
-//! moment: each number that goes in comes out once, for a reader that was there all the time and for one that comes at the end.
+//! A chain of three stages, each of which reads, transforms and writes in transactions, while brokers are killed, stages die at any
+//! moment, and connections are held back, slowed and cut: each number that goes in comes out once, for a reader that was there all the
+//! time and for one that comes at the end.
 //!
 //! A quarter of a minute by default, five minutes with `JANGADA_LONG=1`.
 
@@ -14,7 +15,7 @@ use jangada_client::{
 };
 use tokio::task::JoinHandle;
 
-use crate::harness::{Cluster, WAIT, is_long};
+use crate::harness::{Cluster, Options, WAIT, disturb, is_long};
 
 const STAGES: usize = 3;
 /// Topics between the stages, the first for what goes in and the last for what comes out.
@@ -33,18 +34,24 @@ type Came = BTreeMap<u64, u32>;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_number_comes_out_of_the_chain_once_while_brokers_and_stages_die() {
     let duration = Duration::from_secs(if is_long() { 300 } else { 15 });
-    let mut cluster = Cluster::start(3).await;
+    let options = Options {
+        proxied: true,
+        ..Options::default()
+    };
+    let mut cluster = Cluster::start_with(3, options).await;
     for topic in TOPICS {
         cluster.create_topic(topic, PARTITIONS, 3).await;
     }
     let stop = Arc::new(AtomicBool::new(false));
     let sent = Arc::new(AtomicU64::new(0));
+    let config = cluster.proxied_config();
+    let client = Client::connect(config).await.expect("a broker answers");
     let input = feed(cluster.client().await, stop.clone(), sent.clone());
-    let client = cluster.client().await;
     let mut workers: Vec<JoinHandle<()>> = (0..STAGES * WORKERS)
         .map(|number| work(client.clone(), number))
         .collect();
     let all_read = Arc::new(AtomicBool::new(false));
+    let disturbing = disturb(cluster.proxies(), stop.clone());
     let witness = witness(cluster.client().await, all_read.clone());
 
     let began = Instant::now();
@@ -67,6 +74,7 @@ async fn each_number_comes_out_of_the_chain_once_while_brokers_and_stages_die() 
         }
     }
     stop.store(true, Ordering::Relaxed);
+    let disturbances = disturbing.await.expect("nothing panicked");
     input.await.expect("the input has not panicked");
     let sent = sent.load(Ordering::Relaxed);
     cluster.healthy().await;
@@ -75,7 +83,7 @@ async fn each_number_comes_out_of_the_chain_once_while_brokers_and_stages_die() 
     let seen = witness.await.expect("the witness has not panicked");
     workers.iter().for_each(JoinHandle::abort);
     println!(
-        "{kills} brokers and {deaths} workers died in {:?}: {sent} numbers in, {} out",
+        "{kills} brokers and {deaths} workers died, {disturbances:?} in {:?}: {sent} numbers in, {} out",
         began.elapsed(),
         whole.len()
     );

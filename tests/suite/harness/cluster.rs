@@ -226,6 +226,11 @@ impl Cluster {
         &self.proxies[index.expect("a node of this cluster")]
     }
 
+    /// The proxies before all nodes, if they were asked for.
+    pub fn proxies(&self) -> Vec<Proxy> {
+        self.proxies.clone()
+    }
+
     /// A folder that is removed with the cluster.
     pub fn folder(&self) -> PathBuf {
         self.folder.path().to_owned()
@@ -372,6 +377,12 @@ impl Cluster {
     /// The settings of such a client.
     pub fn client_config(&self) -> ClientConfig {
         ClientConfig::new(self.brokers())
+    }
+
+    /// The settings of a client that knows all nodes by the addresses that they advertise: everything that it does goes through the
+    /// proxies, if there are some.
+    pub fn proxied_config(&self) -> ClientConfig {
+        ClientConfig::new(self.nodes.iter().map(|node| node.addresses.advertised.clone()))
     }
 
     /// The admin of a new client.
