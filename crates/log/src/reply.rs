@@ -47,6 +47,16 @@ pub enum PartitionReply {
     Horizon(Offset),
 }
 
+impl PartitionReply {
+    /// The same, naming no aborted transaction.
+    pub(crate) fn without_aborted(self) -> Self {
+        match self {
+            Self::Ended { marker, .. } => Self::Ended { marker, aborted: None },
+            other => other,
+        }
+    }
+}
+
 /// Why a batch was not appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {

@@ -278,11 +278,8 @@ impl PartitionState {
             // marker, and take what the producer wrote since for aborted.
             Form::Marker { .. } => {
                 let marker = original.marker().expect("it is one");
-                let (mut reply, row) = self.end(at, &marker, incoming, &mut Effects::default());
-                if let PartitionReply::Ended { aborted, .. } = &mut reply {
-                    *aborted = None;
-                }
-                (reply, row)
+                let (reply, row) = self.end(at, &marker, incoming, &mut Effects::default());
+                (reply.without_aborted(), row)
             }
             Form::Marked { conditions, ids } => {
                 let appended = self.append(at, incoming, times, conditions, ids.as_ref(), None);

@@ -1,7 +1,7 @@
 //! What a pass of compaction costs: its speed, processor time, memory and writes, and what producers notice of it.
 //!
-//! 48 MiB of updates of 6,000 keys by default. `JANGADA_LONG=1` makes it 4 GiB of 1,000,000, which fill the default map once; the figures are
-//! printed (`--nocapture`), and mean something on a machine that does nothing else.
+//! 48 MiB of updates of 6,000 keys by default. `JANGADA_LONG=1` makes it 4 GiB of 1,000,000, which fill the default map once; the figures
+//! are printed (`--nocapture`), and mean something on a machine that does nothing else.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -189,8 +189,8 @@ async fn a_pass_reads_each_byte_twice_and_producers_go_on_beside_it() {
     let at_rest = Used::of(&cluster);
     let amplification = |used: &Used| (used.written_bytes - before.written_bytes) as f64 / size.bytes as f64;
     println!(
-        "a pass over {mb:.0} MB of {} keys, at most {} MiB/s: {seconds:.1} s, {:.1} MB/s of what is cleaned, {:.2} CPU s/GiB, {:.0} MiB more \
-         memory at its peak, read {:.0} MB, wrote {:.0} MB, {:.0} MB are left",
+        "a pass over {mb:.0} MB of {} keys, at most {} MiB/s: {seconds:.1} s, {:.1} MB/s of what is cleaned, {:.2} CPU s/GiB, \
+         {:.0} MiB more memory at its peak, read {:.0} MB, wrote {:.0} MB, {:.0} MB are left",
         size.keys,
         64,
         mb / seconds,
@@ -229,7 +229,8 @@ async fn a_pass_reads_each_byte_twice_and_producers_go_on_beside_it() {
     let beside = latency(&cluster, size.beside).await;
     let still_runs = passes(&cluster).await < passes_before + 0.5;
     println!(
-        "a producer of {} records a second of 1 KiB: p50 {:.2} ms and p99 {:.2} ms without a pass, p50 {:.2} ms and p99 {:.2} ms beside one{}",
+        "a producer of {} records a second of 1 KiB: p50 {:.2} ms and p99 {:.2} ms without a pass, \
+         p50 {:.2} ms and p99 {:.2} ms beside one{}",
         size.beside.0,
         without.0,
         without.1,

@@ -199,7 +199,7 @@ async fn what_was_committed_stays_when_markers_and_aborted_records_go() {
     }
     // What lies below the new start is gone for good, and of the rest nothing.
     cluster
-        .cli(&["topic", "trim", TOPIC, "--partition", "0", "--before", "60", "--yes"])
+        .cli(&["topic", "trim", TOPIC, "--partition", "0", "--before", "60"])
         .await
         .expect(0);
     expected.retain(|_, value| value == "later" || value.parse::<i64>().is_ok_and(|round| round * 3 >= 60));

@@ -70,7 +70,7 @@ async fn readers_of_committed_records_see_whole_transactions_while_brokers_are_k
     let disturbing = disturb(cluster.proxies(), world.stop.clone());
     let began = Instant::now();
     let (mut kills, mut pauses) = (0, 0);
-    while began.elapsed() < duration {
+    while began.elapsed() < duration || (!world.has_enough() && began.elapsed() < duration + WAIT) {
         let victim = rand::random_range(1..=3);
         // The moment is chance: it is to hit transactions at every step of their way.
         tokio::time::sleep(Duration::from_millis(rand::random_range(200..1_500))).await;
@@ -90,7 +90,7 @@ async fn readers_of_committed_records_see_whole_transactions_while_brokers_are_k
     let elapsed = began.elapsed();
     world.stop.store(true, Ordering::Relaxed);
     let disturbances = disturbing.await.expect("nothing panicked");
-    let moves = moving.await.expect("nothing panicked");
+    moving.await.expect("nothing panicked");
     for task in writing {
         task.await.expect("a writer has not panicked");
     }
@@ -114,9 +114,11 @@ async fn readers_of_committed_records_see_whole_transactions_while_brokers_are_k
     let count = |fate| history.transactions.values().filter(|it| it.fate == fate).count();
     let reads: usize = history.transactions.values().map(|it| it.reads.len()).sum();
     println!(
-        "{kills} kills, {pauses} pauses, {disturbances:?}, {moves:?} in {elapsed:?}: {} transactions committed, {} aborted, {} unknown, which read \
-         {reads} values; {records} records at the end, {} taken by compaction; timed out: {}, taken over: {}; stable after \
+        "{kills} kills, {pauses} pauses, {disturbances:?}, {} leaders moved, {} purges in {elapsed:?}: {} committed, {} aborted, {} unknown, \
+         which read {reads} values; {records} records at the end, {} taken by compaction; timed out: {}, taken over: {}; stable after \
          {until_stable:?}",
+        world.transfers.load(Ordering::Relaxed),
+        world.purges.load(Ordering::Relaxed),
         count(Fate::Committed),
         count(Fate::Aborted),
         count(Fate::Unknown),
@@ -124,13 +126,10 @@ async fn readers_of_committed_records_see_whole_transactions_while_brokers_are_k
         world.timed_out.load(Ordering::Relaxed),
         world.fenced.load(Ordering::Relaxed),
     );
+    assert!(kills > 0 && world.has_enough(), "there was something to see");
     assert!(
-        kills > 0 && count(Fate::Committed) > 20 && count(Fate::Aborted) > 5 && reads > 0,
-        "there was something to see"
-    );
-    assert!(
-        disturbances.held > 0 && disturbances.cut > 0 && moves.transfers > 0 && moves.purges > 0,
-        "all kinds of trouble were there"
+        disturbances.held > 0 && disturbances.cut > 0,
+        "connections were disturbed"
     );
     assert!(until_stable <= bound, "a transaction hung for {until_stable:?}");
     if let Err(anomaly) = history.check() {

@@ -11,8 +11,8 @@
 //! - [`consumer_from_start`]: reads a whole topic.
 //! - [`raw`]: calls below the client: batches made by hand, and an error's reason.
 //! - [`bare`]: calls below that: messages as bytes, and answers that are never read.
-//! - [`Proxy`]: stands before a node and loses its answers, or holds back, slows and cuts single connections ([`disturb`]). [`SmallDisk`]: a file system
-//!   that can be filled up.
+//! - [`Proxy`]: stands before a node and loses its answers, or holds back, slows and cuts single connections ([`disturb`]).
+//!   [`SmallDisk`]: a file system that can be filled up.
 //! - [`History`]: the outcomes of writers and the records of readers, and the [`History::check`] of it.
 //! - [`Load`]: writers and a reader that go on while faults happen, and keep such a history.
 //! - [`strace`]: sees a node's system calls, or lets it die at one.

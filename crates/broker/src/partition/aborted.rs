@@ -1,37 +1,16 @@
 //! The aborted transactions of a partition, for readers who leave out what they wrote: the last ones in memory
-//! (`recent_aborted`), all in the table `aborted`.
+//! (`recent_aborted`), all in the table `aborted` (`aborted_rows`).
 
-use std::ops::{ControlFlow, Range};
+use std::ops::Range;
 
 use bytes::Bytes;
 use jangada_log::AbortedTransaction;
-use jangada_log::tables::ABORTED;
-use jangada_log::tables::aborted::pick;
-use jangada_log::tables::offset_index::key_of;
-use jangada_storage::{KeyRange, Store, StoreError};
-use jangada_types::{GroupId, Offset, ProducerId};
+use jangada_types::{Offset, ProducerId};
 
 use super::Partition;
+use super::aborted_rows::stored_within;
 use super::isolation::{Isolation, Reading, begins_with_transactions, visible};
 use crate::error::RequestError;
-
-/// Those with records in these offsets, from the table. Blocks.
-pub(super) fn stored_within(
-    store: &dyn Store,
-    group: GroupId,
-    within: Range<Offset>,
-) -> Result<Vec<AbortedTransaction>, StoreError> {
-    let mut picked = Vec::new();
-    let from = key_of(within.start);
-    store.scan_rows(group, &ABORTED, KeyRange::from(&from), usize::MAX, &mut |key, value| {
-        let row = AbortedTransaction::decode(key, value)?;
-        Ok(match pick(&row, within.end, &mut picked) {
-            true => ControlFlow::Continue(()),
-            false => ControlFlow::Break(()),
-        })
-    })?;
-    Ok(picked)
-}
 
 impl Partition {
     /// The aborted transactions with records in these offsets, by their markers. All are known of what lies below the last stable

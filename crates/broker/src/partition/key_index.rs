@@ -31,7 +31,7 @@ use tokio::sync::{RwLock, RwLockReadGuard, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
 use super::View;
-use super::aborted::stored_within;
+use super::aborted_rows::stored_within;
 use super::index_reads::rows_from;
 use super::isolation::{Ends, Isolation, visible};
 use super::key_locks::KeyLocks;

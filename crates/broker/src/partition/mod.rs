@@ -20,6 +20,7 @@
 //! everything that was acknowledged before.
 
 mod aborted;
+mod aborted_rows;
 mod append;
 mod append_time;
 pub(crate) mod compacting;

@@ -442,7 +442,13 @@ mod tests {
             let (group, to) = (GroupId(7), Incarnation::from(1));
             peer.loose.link.open_stream(group, to, IN_FLIGHT_MESSAGES_MAX)
         };
-        let mut pipeline = Pipeline::new(ReceiverStream::new(input), &mut kept, open, (LONG, LONG * 10), answers());
+        let mut pipeline = Pipeline::new(
+            ReceiverStream::new(input),
+            &mut kept,
+            open,
+            (LONG, LONG * 10),
+            answers(),
+        );
         let probe = tokio::select! {
             sent = peer.sent() => sent,
             _ = pipeline.next() => panic!("nothing was answered"),

@@ -48,7 +48,7 @@ fn a_transaction_is_seen_after_four_rounds() {
     desk.deliver(&markers[0]);
     assert_eq!(desk.visible(0), [1, 2], "it is, though no coordinator has heard of it");
     assert_eq!(
-        (commands(&desk) - before, desk.partitions[0].log.len()),
+        (commands(&desk) - before, desk.partitions[0].state().next_offset().get()),
         (2, 3),
         "two batches and the marker"
     );

@@ -1,13 +1,13 @@
 //! What is written and read: the topics, the values, and what those who take part tell each other.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jangada_client::{Client, ClientConfig, ConsumedRecord};
 
-use crate::anomalies::{Read, Transaction};
+use crate::anomalies::{Fate, Read, Transaction};
 
 /// The topics, and their partitions. Only the second one is compacted, and only the first one is trimmed.
 pub const TOPICS: [(&str, u32); 2] = [("ledger", 5), ("accounts", 3)];
@@ -90,11 +90,25 @@ pub struct World {
     pub stop: Arc<AtomicBool>,
     pub timed_out: AtomicBool,
     pub fenced: AtomicBool,
+    /// Leaderships that were moved, and purges, as far as they succeeded.
+    pub transfers: AtomicU32,
+    pub purges: AtomicU32,
 }
 
 impl World {
     pub fn is_over(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Whether enough has happened that anything could be seen. A slow machine takes longer for it.
+    pub fn has_enough(&self) -> bool {
+        let written = self.written.lock().expect("nothing panicked");
+        let count = |fate| written.values().filter(|it| it.fate == fate).count();
+        let has_read = written.values().any(|it| !it.reads.is_empty());
+        let has_moved = [&self.transfers, &self.purges]
+            .iter()
+            .all(|of| of.load(Ordering::Relaxed) > 0);
+        count(Fate::Committed) > 20 && count(Fate::Aborted) > 5 && has_read && has_moved
     }
 
     /// Up to where every reader has read a partition.

@@ -1,6 +1,7 @@
 //! What goes wrong beside the processes of brokers and their connections: leaders move, and logs begin later.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jangada_client::{BrokerId, Client};
@@ -11,26 +12,18 @@ use super::ledger::{Place, World, is_compacted, partition_of, places};
 /// Offsets behind what all readers have read that a purge leaves.
 const LEFT: i64 = 20;
 
-/// What was done, how often.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Moves {
-    pub transfers: u32,
-    pub purges: u32,
-}
-
 /// Begins, and goes on until the world is over.
-pub fn start(client: Client, world: Arc<World>) -> JoinHandle<Moves> {
+pub fn start(client: Client, world: Arc<World>) -> JoinHandle<()> {
     tokio::spawn(async move {
-        let mut done = Moves::default();
         while !world.is_over() {
             // The moment is chance, as that of a kill.
             tokio::time::sleep(Duration::from_millis(rand::random_range(100..800))).await;
-            match rand::random_bool(0.5) {
-                true => done.transfers += u32::from(transfer(&client).await),
-                false => done.purges += u32::from(purge(&client, &world).await),
-            }
+            let (done, count) = match rand::random_bool(0.5) {
+                true => (transfer(&client).await, &world.transfers),
+                false => (purge(&client, &world).await, &world.purges),
+            };
+            count.fetch_add(u32::from(done), Ordering::Relaxed);
         }
-        done
     })
 }
 

@@ -105,7 +105,7 @@ async fn one_transaction(
         let place = rand::random_range(places());
         known.values.push((place, value));
         for record in records(place, value) {
-            transaction.send(record).await?;
+            drop(transaction.send(record).await?);
         }
         if at == 0 {
             // Its pace is the load.

@@ -10,9 +10,9 @@
 //!   a stream's credit over its partitions, pure.
 //! - [`queue_ref`]: the queue that a call names. [`send`], [`receive`], [`settle`], [`peek`]: calls that are answered once, by
 //!   whoever leads.
-//! - [`send_in`]: a send in a transaction. [`unsent`]: what of a send was sent before. [`consume`]: a consumer's stream. [`unseen`]: what it
-//!   was not sent yet. [`reading`]: records by offset. [`letters`]: dead letters of other queues that are sent to this one. [`damaged`]: what
-//!   becomes of messages whose records cannot be read.
+//! - [`send_in`]: a send in a transaction. [`unsent`]: what of a send was sent before. [`consume`]: a consumer's stream. [`unseen`]: what
+//!   it was not sent yet. [`reading`]: records by offset. [`letters`]: dead letters of other queues that are sent to this one.
+//!   [`damaged`]: what becomes of messages whose records cannot be read.
 
 mod bodies;
 pub(crate) mod consume;
