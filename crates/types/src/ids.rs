@@ -305,6 +305,34 @@ impl fmt::Debug for QueueId {
     }
 }
 
+/// An exchange's id: an exchange that was deleted and created again under its name has another one. Displays as a UUID.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ExchangeId(pub u128);
+
+impl ExchangeId {
+    /// The 16 bytes that the public API carries; `None` at any other length.
+    pub fn from_slice(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(u128::from_be_bytes).map(Self)
+    }
+
+    /// The 16 bytes that the public API carries, the most significant first.
+    pub const fn to_bytes(self) -> [u8; 16] {
+        self.0.to_be_bytes()
+    }
+}
+
+impl fmt::Display for ExchangeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&TopicId::from_u128(self.0), f)
+    }
+}
+
+impl fmt::Debug for ExchangeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ExchangeId({self})")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -351,6 +379,14 @@ mod tests {
         assert_eq!(&id.to_bytes(), id.own_topic().as_bytes());
         assert_eq!(QueueId::from_slice(&id.to_bytes()), Some(id));
         assert_eq!(QueueId::from_slice(&[0; 15]), None);
+    }
+
+    #[test]
+    fn an_exchange_id_reads_as_a_uuid() {
+        let id = ExchangeId(0x0123_4567_89ab_cdef_fedc_ba98_7654_3210);
+        assert_eq!(format!("{id:?}"), "ExchangeId(01234567-89ab-cdef-fedc-ba9876543210)");
+        assert_eq!(ExchangeId::from_slice(&id.to_bytes()), Some(id));
+        assert_eq!(ExchangeId::from_slice(&[0; 17]), None);
     }
 
     #[test]

@@ -46,8 +46,8 @@ pub use compression::{Codec, CompressionError};
 pub use feature_level::FEATURE_LEVEL;
 pub use frame::CodecError;
 pub use ids::{
-    BrokerId, GroupId, Incarnation, LeaderEpoch, Offset, PartitionIndex, ProducerEpoch, ProducerId, QueueId, ReplicaId,
-    Sequence, TopicId,
+    BrokerId, ExchangeId, GroupId, Incarnation, LeaderEpoch, Offset, PartitionIndex, ProducerEpoch, ProducerId,
+    QueueId, ReplicaId, Sequence, TopicId,
 };
 pub use log::LogPosition;
 pub use names::{NameError, is_internal_topic, validate_topic_name};

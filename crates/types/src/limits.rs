@@ -161,6 +161,33 @@ pub const QUEUE_DEDUP_WINDOW_MS_MAX: u64 = 24 * 3_600_000;
 /// Dead letters that a partition of a queue may keep at most: each is about 32 bytes of a state that may have 64 MiB.
 pub const QUEUE_DEAD_MAX: u64 = 1_000_000;
 
+/// Exchanges of a cluster. Each is in every broker's memory, and in the metadata's snapshot.
+pub const EXCHANGES_MAX: usize = 10_000;
+
+/// Bindings of all exchanges of a cluster. Each is in every broker's memory, and in the metadata's snapshot.
+pub const BINDINGS_MAX: usize = 100_000;
+
+/// Bindings of one exchange. A change of one copies the set that they are in, and has their table compiled again.
+pub const BINDINGS_PER_EXCHANGE_MAX: usize = 20_000;
+
+/// Bytes of all bindings of a cluster, as they are counted: their keys and headers, and 64 bytes for each.
+pub const BINDINGS_BYTES_MAX: usize = 64 * MIB;
+
+/// Bindings that one request may make, or take away. Each is judged where it is applied, on every broker.
+pub const BINDINGS_PER_REQUEST_MAX: usize = 1_000;
+
+/// Bytes of a routing key, and of a pattern: AMQP's short string.
+pub const ROUTING_KEY_BYTES_MAX: usize = 255;
+
+/// Headers that one binding may ask for.
+pub const BINDING_HEADERS_MAX: usize = 32;
+
+/// Bytes of the names and values of the headers that one binding may ask for.
+pub const BINDING_HEADERS_BYTES_MAX: usize = KIB;
+
+/// Exchanges that one message may pass, its first one and alternate ones among them. It bounds what a message costs.
+pub const EXCHANGES_PER_MESSAGE_MAX: usize = 64;
+
 /// Bytes of one chunk of a state machine's state, as it is stored and as it is sent to another broker. Neither end has more than a
 /// few of them in memory.
 pub const STATE_CHUNK_BYTES: usize = MIB;

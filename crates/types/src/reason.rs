@@ -111,6 +111,10 @@ reasons! {
         InvalidTransactionTimeout = "INVALID_TRANSACTION_TIMEOUT",
         /// A record without a key was sent to a topic that is compacted by key.
         KeyRequired = "KEY_REQUIRED",
+        /// The exchange name is not allowed.
+        InvalidExchangeName = "INVALID_EXCHANGE_NAME",
+        /// A binding does not fit its exchange, or its routing key, pattern or headers break a rule.
+        InvalidBinding = "INVALID_BINDING",
     }
     NotFound {
         /// There is no such topic, or no longer.
@@ -129,12 +133,16 @@ reasons! {
         UnknownSchedule = "UNKNOWN_SCHEDULE",
         /// There is no such transactional id, or no longer.
         UnknownTransactionalId = "UNKNOWN_TRANSACTIONAL_ID",
+        /// There is no such exchange, or no longer.
+        UnknownExchange = "UNKNOWN_EXCHANGE",
     }
     AlreadyExists {
         /// There is a topic of that name already.
         TopicExists = "TOPIC_EXISTS",
         /// There is a queue of that name already.
         QueueExists = "QUEUE_EXISTS",
+        /// There is an exchange of that name already.
+        ExchangeExists = "EXCHANGE_EXISTS",
     }
     FailedPrecondition {
         /// This broker does not lead the partition.
@@ -183,6 +191,12 @@ reasons! {
         InvalidTransactionState = "INVALID_TRANSACTION_STATE",
         /// The transaction was aborted: it was open for longer than its timeout, or an operator ended it.
         TransactionTimedOut = "TRANSACTION_TIMED_OUT",
+        /// The exchange has bindings, and was to be deleted only without.
+        ExchangeInUse = "EXCHANGE_IN_USE",
+        /// The exchange takes messages from other exchanges only.
+        ExchangeInternal = "EXCHANGE_INTERNAL",
+        /// No queue is bound for the message, which was to be in at least one.
+        Unroutable = "UNROUTABLE",
     }
     OutOfRange {
         /// The offset is below the log start or above the high watermark.
@@ -213,6 +227,10 @@ reasons! {
         SlotStateFull = "SLOT_STATE_FULL",
         /// The partition has as many schedules of queues as it may.
         TooManySchedules = "TOO_MANY_SCHEDULES",
+        /// The cluster has as many exchanges as it may.
+        TooManyExchanges = "TOO_MANY_EXCHANGES",
+        /// The exchange, or the cluster, has as many bindings as it may.
+        TooManyBindings = "TOO_MANY_BINDINGS",
         /// The coordinator has as many transactional ids as it may, or a transaction as many partitions or groups.
         TooManyTransactionalIds = "TOO_MANY_TRANSACTIONAL_IDS",
     }

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::ids::{
-    BrokerId, GroupId, Incarnation, LeaderEpoch, Offset, PartitionIndex, ProducerEpoch, ProducerId, QueueId, ReplicaId,
-    TopicId,
+    BrokerId, ExchangeId, GroupId, Incarnation, LeaderEpoch, Offset, PartitionIndex, ProducerEpoch, ProducerId,
+    QueueId, ReplicaId, TopicId,
 };
 use crate::reason::Reason;
 use crate::rejection::Rejection;
@@ -82,6 +82,12 @@ impl Sample for TopicId {
 }
 
 impl Sample for QueueId {
+    fn sample(seeds: &mut Seeds) -> Self {
+        Self(u128::from(seeds.draw()))
+    }
+}
+
+impl Sample for ExchangeId {
     fn sample(seeds: &mut Seeds) -> Self {
         Self(u128::from(seeds.draw()))
     }

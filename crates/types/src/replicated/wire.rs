@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crate::frame::{CodecError, malformed, topic_id};
 use crate::ids::{
-    BrokerId, GroupId, Incarnation, LeaderEpoch, Offset, PartitionIndex, ProducerEpoch, ProducerId, QueueId, TopicId,
+    BrokerId, ExchangeId, GroupId, Incarnation, LeaderEpoch, Offset, PartitionIndex, ProducerEpoch, ProducerId,
+    QueueId, TopicId,
 };
 
 /// A value with `Form` as its type in a message.
@@ -86,6 +87,17 @@ impl Wire<Vec<u8>> for QueueId {
 
     fn from_form(what: &'static str, form: Vec<u8>) -> Result<Self, CodecError> {
         Self::from_slice(&form).ok_or_else(|| malformed(what, format!("a queue id of {} bytes, not 16", form.len())))
+    }
+}
+
+impl Wire<Vec<u8>> for ExchangeId {
+    fn to_form(&self) -> Vec<u8> {
+        self.to_bytes().to_vec()
+    }
+
+    fn from_form(what: &'static str, form: Vec<u8>) -> Result<Self, CodecError> {
+        Self::from_slice(&form)
+            .ok_or_else(|| malformed(what, format!("an exchange id of {} bytes, not 16", form.len())))
     }
 }
 
