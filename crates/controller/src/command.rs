@@ -5,12 +5,15 @@
 
 use std::collections::BTreeMap;
 
-use jangada_types::{BrokerId, GroupId, ProducerEpoch, ProducerId, QueueId, ReplicaId, TopicId, replicated};
+use jangada_routing::{Binding, ExchangeKind};
+use jangada_types::{
+    BrokerId, ExchangeId, GroupId, ProducerEpoch, ProducerId, QueueId, ReplicaId, TopicId, replicated,
+};
 
 use crate::endpoints::Endpoints;
 use crate::queues::QueueStart;
 use crate::registration::{BrokerRegistration, SeedBroker};
-use crate::wire::{WireEndpoint, WireRegistration, WireReplica, WireReplicas};
+use crate::wire::{WireBinding, WireEndpoint, WireRegistration, WireReplica, WireReplicas};
 
 replicated! {
     /// A change of the cluster's metadata.
@@ -178,6 +181,54 @@ replicated! {
             #[prost(uint64, tag = "2")]
             expires_ms: u64,
         },
+        /// Creates an exchange without bindings. From then on no broker may join that does not know this command.
+        CreateExchange = 22 since 9 {
+            /// The exchange's id, chosen at random by the proposer.
+            #[prost(bytes = "vec", tag = "1")]
+            exchange_id: ExchangeId as Vec<u8>,
+            /// The exchange's name. If an exchange has it at the moment of apply, the command is rejected.
+            #[prost(string, tag = "2")]
+            name: String,
+            /// How it finds bindings.
+            #[prost(uint32, tag = "3")]
+            exchange_kind: ExchangeKind as u32,
+            /// The exchange, by name, that gets messages that match no binding. It need not be there.
+            #[prost(string, optional, tag = "4")]
+            alternate: Option<String>,
+            /// Whether messages come from other exchanges only.
+            #[prost(bool, tag = "5")]
+            is_internal: bool,
+            /// Whether it is deleted when its last binding is taken away.
+            #[prost(bool, tag = "6")]
+            auto_delete: bool,
+        },
+        /// Deletes an exchange, its bindings, and those that lead to it.
+        DeleteExchange = 23 since 9 {
+            /// The exchange that is deleted.
+            #[prost(bytes = "vec", tag = "1")]
+            exchange_id: ExchangeId as Vec<u8>,
+            /// Whether the command is rejected when the exchange has bindings.
+            #[prost(bool, tag = "2")]
+            if_unused: bool,
+        },
+        /// Gives an exchange bindings, all or none. Those that it has are left as they are.
+        Bind = 24 since 9 {
+            /// The exchange that gets the bindings.
+            #[prost(bytes = "vec", tag = "1")]
+            exchange_id: ExchangeId as Vec<u8>,
+            /// The bindings; at least one.
+            #[prost(message, repeated, tag = "2")]
+            bindings: Vec<Binding> as Vec<WireBinding>,
+        },
+        /// Takes bindings from an exchange. Those that it does not have are left out.
+        Unbind = 25 since 9 {
+            /// The exchange that loses the bindings.
+            #[prost(bytes = "vec", tag = "1")]
+            exchange_id: ExchangeId as Vec<u8>,
+            /// The bindings; at least one.
+            #[prost(message, repeated, tag = "2")]
+            bindings: Vec<Binding> as Vec<WireBinding>,
+        },
         /// A replica has durably deleted its data of these groups. Groups whose deletion is not owed (any more) are
         /// ignored.
         ReplicaDeleted = 7 since 1 {
@@ -246,3 +297,6 @@ pub const RENEWAL_FEATURE_LEVEL: u32 = CommandKind::RenewReplica.since();
 
 /// The feature level from which there are queues.
 pub const QUEUES_FEATURE_LEVEL: u32 = CommandKind::CreateOwnedQueue.since();
+
+/// The feature level from which there are exchanges.
+pub const EXCHANGES_FEATURE_LEVEL: u32 = CommandKind::CreateExchange.since();

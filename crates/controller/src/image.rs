@@ -23,6 +23,7 @@ use jangada_types::{
 };
 
 use crate::endpoints::Endpoints;
+use crate::exchanges::Exchanges;
 use crate::queues::Queue;
 use crate::registration::{BrokerRegistration, DirectoryId};
 
@@ -51,6 +52,7 @@ pub struct Image {
     pub(crate) topics: Arc<BTreeMap<TopicId, Arc<Topic>>>,
     pub(crate) tombstones: Arc<BTreeMap<GroupId, Tombstone>>,
     pub(crate) queues: Arc<BTreeMap<QueueId, Arc<Queue>>>,
+    pub(crate) exchanges: Exchanges,
     /// Derived: topics by name.
     pub(crate) topics_by_name: Arc<BTreeMap<Arc<str>, TopicId>>,
     /// Derived: the runs of consecutive groups, by their first groups.
@@ -271,6 +273,7 @@ impl Image {
             topics_by_name: Arc::default(),
             runs: Arc::default(),
             queues: Arc::default(),
+            exchanges: Exchanges::default(),
             queues_by_name: Arc::default(),
             queues_by_topic: Arc::default(),
         }

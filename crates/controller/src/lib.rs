@@ -10,10 +10,11 @@
 //! ```
 //!
 //! Map of the crate:
-//! - [`image`]: the state and its lookups; cheap to clone. [`queues`]: the queues in it.
+//! - [`image`]: the state and its lookups; cheap to clone. [`queues`], [`exchanges`]: the queues and exchanges in it.
 //! - [`command`], [`reply`]: the input and output of the fold, with their encodings. [`registration`]: what brokers say
 //!   of themselves. [`endpoints`]: the addresses of brokers. `wire`: the messages that these and the image are made of.
-//! - `apply`: the fold, one file per subject. `rules`, `queue_rules`: the checks that admission and apply share.
+//! - `apply`: the fold, one file per subject. `rules`, `queue_rules`, `exchange_rules`: the checks that admission and
+//!   apply share.
 //! - [`snapshot`]: the image as bytes. `machine`: the image as `replication` runs it.
 //! - [`placement`]: which brokers get the replicas of a new topic.
 //! - [`metadata_quorum`]: which brokers vote in group 0.
@@ -24,6 +25,8 @@ mod apply;
 pub mod command;
 pub mod endpoints;
 mod error;
+mod exchange_rules;
+pub mod exchanges;
 pub mod image;
 mod machine;
 pub mod metadata_quorum;
@@ -36,9 +39,12 @@ mod rules;
 pub mod snapshot;
 mod wire;
 
-pub use command::{Command, CommandKind, ENDPOINTS_FEATURE_LEVEL, QUEUES_FEATURE_LEVEL, RENEWAL_FEATURE_LEVEL};
+pub use command::{
+    Command, CommandKind, ENDPOINTS_FEATURE_LEVEL, EXCHANGES_FEATURE_LEVEL, QUEUES_FEATURE_LEVEL, RENEWAL_FEATURE_LEVEL,
+};
 pub use endpoints::{Endpoint, Endpoints, INTERNAL_LISTENER, PUBLIC_LISTENER};
 pub use error::RestoreError;
+pub use exchanges::Exchanges;
 pub use image::{Broker, COORDINATOR_TOPIC, Image, Partition, PartitionRef, Tombstone, Topic, TopicKind};
 pub use jangada_types::{CodecError, FEATURE_LEVEL, Rejection};
 pub use metadata_quorum::{QuorumCandidate, metadata_voters};

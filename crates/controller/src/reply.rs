@@ -5,7 +5,8 @@
 
 use jangada_types::rejection::WireRejection;
 use jangada_types::{
-    BrokerId, GroupId, Incarnation, ProducerEpoch, ProducerId, QueueId, Rejection, ReplicaId, TopicId, replicated,
+    BrokerId, ExchangeId, GroupId, Incarnation, ProducerEpoch, ProducerId, QueueId, Rejection, ReplicaId, TopicId,
+    replicated,
 };
 
 use crate::wire::WireReplica;
@@ -98,6 +99,39 @@ replicated! {
         QueueDeleted = 17 {
             /// The metadata version that no longer has the queue.
             #[prost(uint64, tag = "1")]
+            version: u64,
+        },
+        /// The reply to `CreateExchange`.
+        ExchangeCreated = 18 {
+            /// The exchange's id, as in the command.
+            #[prost(bytes = "vec", tag = "1")]
+            exchange_id: ExchangeId as Vec<u8>,
+            /// The metadata version that has the exchange.
+            #[prost(uint64, tag = "2")]
+            version: u64,
+        },
+        /// The reply to `DeleteExchange`.
+        ExchangeDeleted = 19 {
+            /// The metadata version that no longer has the exchange.
+            #[prost(uint64, tag = "1")]
+            version: u64,
+        },
+        /// The reply to `Bind`.
+        Bound = 20 {
+            /// Number of bindings that the exchange did not have.
+            #[prost(uint32, tag = "1")]
+            added: u32,
+            /// The metadata version that has them.
+            #[prost(uint64, tag = "2")]
+            version: u64,
+        },
+        /// The reply to `Unbind`.
+        Unbound = 21 {
+            /// Number of bindings that the exchange had.
+            #[prost(uint32, tag = "1")]
+            removed: u32,
+            /// The metadata version that no longer has them.
+            #[prost(uint64, tag = "2")]
             version: u64,
         },
         /// The reply to `ReplicaDeleted`.

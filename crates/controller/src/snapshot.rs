@@ -27,6 +27,7 @@ impl Image {
             parts.tombstones.len(),
             parts.removed.len(),
             parts.queues.len(),
+            parts.exchanges.len(),
         );
         let mut image = Self {
             cluster_id: parts.cluster_id.into(),
@@ -49,6 +50,9 @@ impl Image {
         for queue in parts.queues {
             image.insert_queue(queue);
         }
+        for exchange in parts.exchanges {
+            image.exchanges.insert(exchange);
+        }
         let inconsistent = |detail| RestoreError::Inconsistent { version, detail };
         let found = (
             image.brokers.len(),
@@ -56,10 +60,11 @@ impl Image {
             image.tombstones.len(),
             image.removed.len(),
             image.queues.len(),
+            image.exchanges().len(),
         );
         if lengths != found {
             return Err(inconsistent(
-                "a broker, a topic, a queue or a tombstone is there twice".to_owned(),
+                "a broker, a topic, a queue, an exchange or a tombstone is there twice".to_owned(),
             ));
         }
         if let Some(topic) = image.topics().find(|topic| topic.partitions.is_empty()) {
@@ -129,6 +134,7 @@ impl Image {
         })?;
         self.topics().try_for_each(|topic| self.check_topic(topic))?;
         self.check_queues()?;
+        self.check_exchanges()?;
         for (group, tombstone) in self.tombstones() {
             let ascending = tombstone.replicas.is_sorted_by(|a, b| a < b);
             ensure(

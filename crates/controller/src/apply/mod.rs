@@ -8,11 +8,15 @@
 //! `jangada-types`.
 
 mod brokers;
+mod exchanges;
 mod producers;
 mod queues;
 mod replicas;
 mod topics;
 
+use std::sync::Arc;
+
+use jangada_routing::Exchange;
 use jangada_types::{Reason, Rejection};
 
 use crate::command::Command;
@@ -84,6 +88,25 @@ impl Image {
             Command::AlterQueue { queue_id, set, unset } => self.alter_queue(*queue_id, set, unset),
             Command::DeleteQueue { queue_id } => self.delete_queue(*queue_id),
             Command::ExpireQueue { queue_id, expires_ms } => self.expire_queue(*queue_id, *expires_ms),
+            Command::CreateExchange {
+                exchange_id,
+                name,
+                exchange_kind,
+                alternate,
+                is_internal,
+                auto_delete,
+            } => self.create_exchange(Exchange {
+                id: *exchange_id,
+                name: name.as_str().into(),
+                kind: *exchange_kind,
+                alternate: alternate.as_deref().map(Into::into),
+                is_internal: *is_internal,
+                auto_delete: *auto_delete,
+                bindings: Arc::default(),
+            }),
+            Command::DeleteExchange { exchange_id, if_unused } => self.delete_exchange(*exchange_id, *if_unused),
+            Command::Bind { exchange_id, bindings } => self.bind(*exchange_id, bindings),
+            Command::Unbind { exchange_id, bindings } => self.unbind(*exchange_id, bindings),
             Command::ReplicaDeleted { replica, groups } => Ok(self.replica_deleted(*replica, groups)),
             Command::SetReplicas { group, replicas } => self.set_replicas(*group, replicas),
             Command::RenewReplica {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use jangada_routing::Destination;
 use jangada_types::{QueueId, Reason, Rejection, ReplicaId, TopicId};
 
 use crate::command::CommandKind;
@@ -139,10 +140,11 @@ impl Image {
         self.delete_queue(id)
     }
 
-    /// Deletes a queue, and the topic that an owned one has.
+    /// Deletes a queue, the topic that an owned one has, and the bindings that lead to it.
     pub(super) fn delete_queue(&mut self, id: QueueId) -> Result<Reply, Rejection> {
         queue_rules::queue_by_id(self, id)?;
         let queue = self.remove_queue(id);
+        self.exchanges.remove_destination(Destination::Queue(id));
         if queue.kind == QueueKind::Owned {
             self.remove_topic(queue.topic_id);
         }

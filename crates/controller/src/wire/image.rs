@@ -1,13 +1,15 @@
 //! The encoded form of the image. It does not have the derived indexes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use jangada_routing::{Binding, Exchange};
 use jangada_types::frame::{CodecError, frame, malformed, message, topic_id, unframe_plain};
 use jangada_types::replicated::Wire;
 use jangada_types::{BrokerId, GroupId, Incarnation, QueueId, ReplicaId};
 
-use super::{WireEndpoint, WireReplica};
+use super::{WireBinding, WireEndpoint, WireReplica};
 use crate::image::{Broker, Image, Partition, RemovedBroker, Tombstone, Topic, TopicKind};
 use crate::queues::{EffectiveSettings, Queue, QueueKind};
 use crate::registration::BrokerRegistration;
@@ -37,6 +39,28 @@ struct WireImage {
     /// Empty in images from before there were queues.
     #[prost(message, repeated, tag = "10")]
     queues: Vec<WireQueue>,
+    /// Empty in images from before there were exchanges.
+    #[prost(message, repeated, tag = "11")]
+    exchanges: Vec<WireExchange>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct WireExchange {
+    #[prost(bytes = "vec", tag = "1")]
+    id: Vec<u8>,
+    #[prost(string, tag = "2")]
+    name: String,
+    #[prost(uint32, tag = "3")]
+    kind: u32,
+    #[prost(string, optional, tag = "4")]
+    alternate: Option<String>,
+    #[prost(bool, tag = "5")]
+    is_internal: bool,
+    #[prost(bool, tag = "6")]
+    auto_delete: bool,
+    /// Ascending, none twice.
+    #[prost(message, repeated, tag = "7")]
+    bindings: Vec<WireBinding>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -223,6 +247,39 @@ impl WireQueue {
     }
 }
 
+impl From<&Exchange> for WireExchange {
+    fn from(exchange: &Exchange) -> Self {
+        Self {
+            id: exchange.id.to_form(),
+            name: exchange.name.to_string(),
+            kind: exchange.kind.to_form(),
+            alternate: exchange.alternate.to_form(),
+            is_internal: exchange.is_internal,
+            auto_delete: exchange.auto_delete,
+            bindings: exchange.bindings.iter().map(Binding::to_form).collect(),
+        }
+    }
+}
+
+impl WireExchange {
+    fn into_exchange(self) -> Result<Exchange, CodecError> {
+        let count = self.bindings.len();
+        let bindings: BTreeSet<Binding> = Vec::from_form(WHAT, self.bindings)?.into_iter().collect();
+        if bindings.len() != count {
+            return Err(malformed(WHAT, format!("exchange {:?} has a binding twice", self.name)));
+        }
+        Ok(Exchange {
+            id: Wire::from_form(WHAT, self.id)?,
+            name: self.name.into(),
+            kind: Wire::from_form(WHAT, self.kind)?,
+            alternate: Wire::from_form(WHAT, self.alternate)?,
+            is_internal: self.is_internal,
+            auto_delete: self.auto_delete,
+            bindings: Arc::new(bindings),
+        })
+    }
+}
+
 impl WireBroker {
     fn into_broker(self) -> Result<Broker, CodecError> {
         Ok(Broker {
@@ -284,6 +341,7 @@ pub(crate) struct Parts {
     pub(crate) tombstones: Vec<(GroupId, Tombstone)>,
     pub(crate) removed: Vec<(BrokerId, RemovedBroker)>,
     pub(crate) queues: Vec<Queue>,
+    pub(crate) exchanges: Vec<Exchange>,
 }
 
 pub(crate) fn encode(image: &Image) -> Bytes {
@@ -307,6 +365,10 @@ pub(crate) fn encode(image: &Image) -> Bytes {
         tombstones: image.tombstones().map(tombstone).collect(),
         removed: image.removed.iter().map(removed).collect(),
         queues: image.queues().map(|queue| WireQueue::from(&**queue)).collect(),
+        exchanges: image
+            .exchanges()
+            .map(|exchange| WireExchange::from(&**exchange))
+            .collect(),
     };
     frame(None, &wire)
 }
@@ -347,6 +409,11 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Parts, CodecError> {
             .queues
             .into_iter()
             .map(WireQueue::into_queue)
+            .collect::<Result<_, _>>()?,
+        exchanges: wire
+            .exchanges
+            .into_iter()
+            .map(WireExchange::into_exchange)
             .collect::<Result<_, _>>()?,
     })
 }

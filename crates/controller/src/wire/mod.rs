@@ -1,7 +1,10 @@
 //! The messages that commands, replies and the image are made of, in addition to those that their declarations make.
 //! [`jangada_types::frame`] says how they are framed, [`jangada_types::replicated`] has the rules for changes.
 
+mod binding;
 pub(crate) mod image;
+
+pub(crate) use binding::WireBinding;
 
 use jangada_types::frame::{CodecError, malformed};
 use jangada_types::replicated::Wire;

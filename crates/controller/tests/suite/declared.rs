@@ -37,6 +37,7 @@ fn commands_keep_their_levels() {
         "ExpireQueue",
     ];
     assert_eq!(since(7), of_queues);
+    assert_eq!(since(9), ["CreateExchange", "DeleteExchange", "Bind", "Unbind"]);
     assert!(
         CommandKind::ALL
             .iter()

@@ -88,7 +88,7 @@ impl Log {
 
 pub fn same_but_version(a: &Image, b: &Image) -> bool {
     let brokers = a.brokers().eq(b.brokers());
-    let topics = a.topics().eq(b.topics()) && a.queues().eq(b.queues());
+    let topics = a.topics().eq(b.topics()) && a.queues().eq(b.queues()) && a.exchange_table() == b.exchange_table();
     let tombstones = a.tombstones().eq(b.tombstones());
     let rest = |image: &Image| (image.cluster_id().map(str::to_owned), image.feature_level());
     let next = |image: &Image| {

@@ -2,13 +2,17 @@
 //! changes, a later build must read these and give the same values.
 
 use std::fmt::Write;
+use std::sync::Arc;
 
+use bytes::Bytes;
 use jangada_controller::{
-    BrokerRegistration, CodecError, Command, ENDPOINTS_FEATURE_LEVEL, Endpoint, Endpoints, Image, QUEUES_FEATURE_LEVEL,
-    RENEWAL_FEATURE_LEVEL, Rejection, Reply, RestoreError, SeedBroker,
+    BrokerRegistration, CodecError, Command, ENDPOINTS_FEATURE_LEVEL, EXCHANGES_FEATURE_LEVEL, Endpoint, Endpoints,
+    Image, QUEUES_FEATURE_LEVEL, RENEWAL_FEATURE_LEVEL, Rejection, Reply, RestoreError, SeedBroker,
 };
-use jangada_types::{BrokerId, GroupId, Incarnation, ProducerEpoch, ProducerId, Reason};
+use jangada_routing::{Binding, ExchangeKind, HeaderMatch, MatchMode};
+use jangada_types::{BrokerId, ExchangeId, GroupId, Incarnation, ProducerEpoch, ProducerId, Reason};
 
+use crate::exchanges::{bind, create_exchange, to_exchange, to_queue};
 use crate::fixture::{
     Log, create, create_group, create_owned, delete, deleted, directory, firsts, replace, replica, seed, set_replicas,
     settings, topic_id,
@@ -360,6 +364,58 @@ const WITH_QUEUES: &str = "\
     000000000000000212036f776e221f0a1771756575652e6d6573736167652e6d61782e627974657312043230343852430a10\
     0000000000000000000000000000000312036772701a100000000000000000000000000000000122140a0c71756575652e70\
     617573656412047472756528033001";
+
+/// An image without exchanges has the bytes that it had before there were any.
+#[test]
+fn the_image_with_exchanges_keeps_its_bytes() {
+    let mut log = Log::formed_at(1, EXCHANGES_FEATURE_LEVEL);
+    log.accept(&create_owned(2, "own", &[], vec![firsts(&[1])]));
+    log.accept(&create_exchange(3, "hdr", ExchangeKind::Headers));
+    log.accept(&Command::CreateExchange {
+        exchange_id: ExchangeId(4),
+        name: "out".to_owned(),
+        exchange_kind: ExchangeKind::Topic,
+        alternate: Some("else".to_owned()),
+        is_internal: true,
+        auto_delete: true,
+    });
+    let asked = HeaderMatch {
+        mode: MatchMode::AnyWithX,
+        headers: [(Arc::from("a"), None), (Arc::from("b"), Some(Bytes::from_static(b"1")))].into(),
+    };
+    let asking = Binding {
+        headers: Some(Arc::new(asked)),
+        ..to_queue(2, "k")
+    };
+    log.accept(&bind(3, &[asking]));
+    log.accept(&bind(4, &[to_queue(2, "a.*"), to_exchange(3, "#")]));
+    let image = log.image;
+    assert_eq!(hex(&image.snapshot()), WITH_EXCHANGES);
+    assert_eq!(Image::restore(&unhex(WITH_EXCHANGES)).as_ref(), Ok(&image));
+    for (from, to, expected) in [
+        // Both exchanges have one name.
+        ("12036f757418", "120368647218", "share a name"),
+        // A binding of the second one leads to an exchange that is not there.
+        ("00031a0123", "00051a0123", "is not there or does not fit"),
+        // The second one is of headers, and its bindings ask for none.
+        ("18032204", "18042204", "is not there or does not fit"),
+        // It is of a kind that nobody knows.
+        ("18032204", "18052204", "unknown kind 5"),
+    ] {
+        assert!(WITH_EXCHANGES.contains(from), "{from}");
+        let error = Image::restore(&unhex(&WITH_EXCHANGES.replacen(from, to, 1))).unwrap_err();
+        assert!(error.to_string().contains(expected), "{from}: {error}");
+    }
+}
+
+const WITH_EXCHANGES: &str = "\
+    010a07636c757374657210061809200228e8073232080110011a1001010101010101010101010101010101220b686f73742d\
+    313a393430302a0b686f73742d313a3934343038093a370a100000000000000000000000000000000212036f776e1a120a0c\
+    726574656e74696f6e2e6d7312022d3122080801120408011001280252170a10000000000000000000000000000000021203\
+    6f776e5a410a1000000000000000000000000000000003120368647218043a260a1000000000000000000000000000000002\
+    1a016b220f080412030a016112060a01621201315a530a100000000000000000000000000000000412036f75741803220465\
+    6c7365280130013a170a10000000000000000000000000000000021a03612e2a3a1512100000000000000000000000000000\
+    00031a0123";
 
 #[test]
 fn a_later_version_is_named() {

@@ -3,6 +3,7 @@
 mod admission;
 mod brokers;
 mod declared;
+mod exchanges;
 mod fixture;
 mod golden;
 mod metadata_quorum;

@@ -1,13 +1,15 @@
 //! Properties that hold after any sequence of commands.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jangada_controller::{
     BrokerRegistration, Command, DirectoryId, Endpoint, Endpoints, Image, QueueKind, QueueStart, Reply, SeedBroker,
     TopicKind,
 };
+use jangada_routing::{Binding, Destination, ExchangeKind, HeaderMatch, MatchMode};
 use jangada_types::{
-    BrokerId, GroupId, Incarnation, PartitionIndex, ProducerEpoch, ProducerId, QueueId, ReplicaId, TopicId,
+    BrokerId, ExchangeId, GroupId, Incarnation, PartitionIndex, ProducerEpoch, ProducerId, QueueId, ReplicaId, TopicId,
 };
 use proptest::prelude::*;
 
@@ -71,8 +73,30 @@ fn start() -> impl Strategy<Value = QueueStart> {
     (-2i64..2).prop_map(|number| QueueStart::of_number(number).expect("a number of a start"))
 }
 
+fn exchange() -> impl Strategy<Value = ExchangeId> {
+    (0u128..5).prop_map(ExchangeId)
+}
+
+fn bindings() -> impl Strategy<Value = Vec<Binding>> {
+    let destination = prop_oneof![
+        3 => queue().prop_map(Destination::Queue),
+        2 => exchange().prop_map(Destination::Exchange),
+    ];
+    let asked = "[a-b]".prop_map(|name: String| HeaderMatch {
+        mode: MatchMode::All,
+        headers: BTreeMap::from([(Arc::from(name), None)]),
+    });
+    let binding =
+        (destination, "[ab#]|a#", prop::option::weighted(0.2, asked)).prop_map(|(destination, key, headers)| Binding {
+            destination,
+            routing_key: Arc::from(key),
+            headers: headers.map(Arc::new),
+        });
+    prop::collection::vec(binding, 0..4)
+}
+
 fn registration() -> impl Strategy<Value = BrokerRegistration> {
-    (broker(), 0u32..4, 0u8..6, address(), "[ab]?", 0u32..8).prop_map(
+    (broker(), 0u32..4, 0u8..6, address(), "[ab]?", 0u32..10).prop_map(
         |(id, incarnation, number, address, rack, level)| BrokerRegistration {
             id,
             incarnation: Incarnation(incarnation),
@@ -104,7 +128,7 @@ fn command() -> impl Strategy<Value = Command> {
         6 => registration().prop_map(Command::RegisterBroker),
         6 => (registration(), endpoints())
             .prop_map(|(registration, endpoints)| Command::RegisterEndpoints { registration, endpoints }),
-        1 => (0u32..8).prop_map(|level| Command::RaiseFeatureLevel { level }),
+        1 => (0u32..10).prop_map(|level| Command::RaiseFeatureLevel { level }),
         3 => broker().prop_map(|broker| Command::ReplaceBroker { broker }),
         2 => broker().prop_map(|broker| Command::RemoveBroker { broker }),
         9 => (topic(), name(), config(), prop::collection::vec(replicas(), 0..4)).prop_map(
@@ -130,6 +154,14 @@ fn command() -> impl Strategy<Value = Command> {
         }),
         3 => queue().prop_map(|queue_id| Command::DeleteQueue { queue_id }),
         1 => (queue(), 1_000u64..1_003).prop_map(|(queue_id, expires_ms)| Command::ExpireQueue { queue_id, expires_ms }),
+        6 => (exchange(), name(), 0usize..4, prop::option::of(name()), any::<[bool; 2]>()).prop_map(
+            |(exchange_id, name, kind, alternate, [is_internal, auto_delete])| Command::CreateExchange {
+                exchange_id, name, exchange_kind: ExchangeKind::ALL[kind], alternate, is_internal, auto_delete
+            }
+        ),
+        3 => (exchange(), any::<bool>()).prop_map(|(exchange_id, if_unused)| Command::DeleteExchange { exchange_id, if_unused }),
+        9 => (exchange(), bindings()).prop_map(|(exchange_id, bindings)| Command::Bind { exchange_id, bindings }),
+        4 => (exchange(), bindings()).prop_map(|(exchange_id, bindings)| Command::Unbind { exchange_id, bindings }),
         6 => (replica(), prop::collection::vec(group(), 0..6)).prop_map(|(replica, groups)| {
             Command::ReplicaDeleted { replica, groups }
         }),
@@ -146,7 +178,7 @@ fn command() -> impl Strategy<Value = Command> {
 /// Begins with a formed cluster most of the time, and with a few good topics.
 fn history() -> impl Strategy<Value = Vec<Command>> {
     let cluster_id = "cluster".to_owned();
-    let brokers = (1..=4).map(|id| seed_at(id, 7)).collect();
+    let brokers = (1..=4).map(|id| seed_at(id, 9)).collect();
     let form = Command::FormCluster { cluster_id, brokers };
     let distinct = prop::sample::subsequence(vec![1u32, 2, 3, 4], 1..=3).prop_shuffle();
     let list = distinct.prop_map(|ids| {
@@ -186,6 +218,7 @@ fn assert_invariants(image: &Image) {
     }
     assert_eq!(image.topics_by_name().count(), names.len());
     assert_queues(image);
+    assert_exchanges(image);
     for partition in image.partitions() {
         assert!(
             groups.insert(partition.group),
@@ -263,6 +296,44 @@ fn assert_queues(image: &Image) {
             }
         }
     }
+}
+
+/// No name is there twice, what bindings lead to is there and has them among its sources, and what follows from the bindings fits them.
+fn assert_exchanges(image: &Image) {
+    let table = image.exchange_table();
+    assert_eq!(image.exchanges_by_name().count(), image.exchanges().len());
+    let mut sources = BTreeSet::new();
+    let (mut bindings, mut bytes) = (0, 0);
+    for exchange in image.exchanges() {
+        assert_eq!(table.named(&exchange.name).map(|found| found.id), Some(exchange.id));
+        for binding in &*exchange.bindings {
+            match binding.destination {
+                Destination::Queue(id) => assert_eq!(image.queue(id).map(|queue| queue.kind), Some(QueueKind::Owned)),
+                Destination::Exchange(id) => assert!(table.get(id).is_some(), "{exchange:?}"),
+            }
+            assert_eq!(binding.headers.is_some(), exchange.kind == ExchangeKind::Headers);
+            sources.insert((binding.destination, exchange.id));
+            (bindings, bytes) = (bindings + 1, bytes + binding.bytes());
+        }
+        let mut way = vec![&*exchange.name];
+        while let Some(next) = table
+            .named(way[way.len() - 1])
+            .and_then(|exchange| exchange.alternate.as_deref())
+        {
+            assert!(
+                !way.contains(&next),
+                "alternate exchanges go in a circle: {way:?} and {next}"
+            );
+            way.push(next);
+        }
+    }
+    assert_eq!((table.bindings(), table.bytes()), (bindings, bytes));
+    let queues = image.queues().map(|queue| Destination::Queue(queue.id));
+    let exchanges = image.exchanges().map(|exchange| Destination::Exchange(exchange.id));
+    let found = queues
+        .chain(exchanges)
+        .flat_map(|to| table.sources(to).map(move |exchange| (to, exchange.id)));
+    assert_eq!(found.collect::<BTreeSet<_>>(), sources);
 }
 
 /// The replicas that hold data, as far as the image knows.

@@ -2,6 +2,8 @@
 //! would be rejected out of the log, and know more than apply does, such as which brokers are alive. Apply decides.
 //! Where nothing is left to choose, the result is the command to propose.
 
+pub mod exchanges;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -1,0 +1,226 @@
+//! The rules of exchanges and bindings that both admission and apply judge by, as [`rules`](crate::rules) has them for everything else.
+
+use std::collections::BTreeSet;
+
+use jangada_routing::exchange::is_predeclared;
+use jangada_routing::{Binding, Destination, Exchange, judge_binding, judge_exchange_name};
+use jangada_types::limits::{
+    BINDINGS_BYTES_MAX, BINDINGS_MAX, BINDINGS_PER_EXCHANGE_MAX, BINDINGS_PER_REQUEST_MAX, EXCHANGES_MAX,
+    EXCHANGES_PER_MESSAGE_MAX,
+};
+use jangada_types::{ExchangeId, Reason, Rejection, validate_topic_name};
+
+use crate::exchanges::Exchanges;
+use crate::image::Image;
+use crate::queue_rules;
+use crate::queues::QueueKind;
+
+pub(crate) fn exchange_by_id(image: &Image, id: ExchangeId) -> Result<&Exchange, Rejection> {
+    image.exchanges.get(id).map(|exchange| &**exchange).ok_or_else(|| {
+        Rejection::new(
+            Reason::UnknownExchange,
+            format!("there is no exchange with id {id}: it was deleted; list the exchanges to see what exists"),
+        )
+    })
+}
+
+pub(crate) fn exchange_by_name<'a>(image: &'a Image, name: &str) -> Result<&'a Exchange, Rejection> {
+    image.exchanges.named(name).map(|exchange| &**exchange).ok_or_else(|| {
+        Rejection::new(
+            Reason::UnknownExchange,
+            format!("there is no exchange {name:?}: list the exchanges to see what exists"),
+        )
+    })
+}
+
+/// Judges an exchange that is to be created, but for its id.
+pub(crate) fn new_exchange(image: &Image, exchange: &Exchange) -> Result<(), Rejection> {
+    let name = &*exchange.name;
+    judge_exchange_name(name, exchange.kind)?;
+    if is_predeclared(name) && (exchange.alternate.is_some() || exchange.is_internal || exchange.auto_delete) {
+        return Err(Rejection::new(
+            Reason::InvalidExchangeName,
+            format!(
+                "exchange {name:?} is one that AMQP says is always there: it has no alternate exchange, is not internal, and stays \
+                 without bindings"
+            ),
+        ));
+    }
+    if let Some(other) = image.exchanges.named(name) {
+        return Err(Rejection::new(
+            Reason::ExchangeExists,
+            format!(
+                "exchange {name:?} exists already: choose another name, or ask to create it only if it does not exist"
+            ),
+        )
+        .with("exchange_id", other.id));
+    }
+    let exchanges = image.exchanges().len();
+    if exchanges >= EXCHANGES_MAX {
+        return Err(Rejection::new(
+            Reason::TooManyExchanges,
+            format!("the cluster has {exchanges} exchanges, as many as may be: delete one before exchange {name:?} is created"),
+        )
+        .with("limit", EXCHANGES_MAX)
+        .with("actual", exchanges));
+    }
+    match &exchange.alternate {
+        None => Ok(()),
+        Some(alternate) => judge_alternate(image, name, alternate),
+    }
+}
+
+/// Judges the alternate exchange of an exchange. The way is followed by names, as the exchanges need not be there yet; one that is created
+/// later is judged then.
+fn judge_alternate(image: &Image, name: &str, alternate: &str) -> Result<(), Rejection> {
+    let refuse = |what: String| {
+        Err(Rejection::new(
+            Reason::InvalidRequest,
+            format!("exchange {name:?} with alternate exchange {alternate:?}: {what}"),
+        ))
+    };
+    if let Err(error) = validate_topic_name(alternate) {
+        return refuse(error.to_string());
+    }
+    let mut at = alternate;
+    // Those that are there make no circle, so this ends.
+    loop {
+        if at == name {
+            return refuse(
+                "what it can't route would come back to it: leave the alternate exchange out of one of the two"
+                    .to_owned(),
+            );
+        }
+        match image
+            .exchanges
+            .named(at)
+            .and_then(|exchange| exchange.alternate.as_deref())
+        {
+            Some(next) => at = next,
+            None => return Ok(()),
+        }
+    }
+}
+
+/// Judges whether a message passes no more exchanges than it may from anywhere, now that an exchange or bindings of it were added.
+pub(crate) fn is_near(after: &Exchanges, changed: ExchangeId) -> Result<(), Rejection> {
+    match after.too_far(changed) {
+        None => Ok(()),
+        Some(begin) => Err(Rejection::new(
+            Reason::InvalidBinding,
+            format!(
+                "a message to exchange {:?} could pass more than {EXCHANGES_PER_MESSAGE_MAX} exchanges then: bind queues to fewer \
+                 exchanges on its way",
+                begin.name
+            ),
+        )
+        .with("limit", EXCHANGES_PER_MESSAGE_MAX)),
+    }
+}
+
+/// Judges whether an exchange may be deleted.
+pub(crate) fn may_delete(exchange: &Exchange, if_unused: bool) -> Result<(), Rejection> {
+    let name = &*exchange.name;
+    if is_predeclared(name) {
+        return Err(Rejection::new(
+            Reason::InvalidExchangeName,
+            format!(
+                "exchange {name:?} is one that AMQP says is always there, and stays: take its bindings away instead"
+            ),
+        ));
+    }
+    let bindings = exchange.bindings.len();
+    if if_unused && bindings > 0 {
+        return Err(Rejection::new(
+            Reason::ExchangeInUse,
+            format!("exchange {name:?} has {bindings} bindings: take them away, or delete it with them"),
+        )
+        .with("actual", bindings));
+    }
+    Ok(())
+}
+
+/// Judges the number of bindings of one request.
+pub(crate) fn binding_count(exchange: &Exchange, bindings: &[Binding]) -> Result<(), Rejection> {
+    if (1..=BINDINGS_PER_REQUEST_MAX).contains(&bindings.len()) {
+        return Ok(());
+    }
+    Err(Rejection::new(
+        Reason::InvalidRequest,
+        format!(
+            "{} bindings of exchange {:?}: give 1 to {BINDINGS_PER_REQUEST_MAX} at once",
+            bindings.len(),
+            exchange.name
+        ),
+    )
+    .with("limit", BINDINGS_PER_REQUEST_MAX)
+    .with("actual", bindings.len()))
+}
+
+/// Judges bindings that an exchange is to get, and gives those that it does not have.
+pub(crate) fn new_bindings(
+    image: &Image,
+    exchange: &Exchange,
+    bindings: &[Binding],
+) -> Result<BTreeSet<Binding>, Rejection> {
+    binding_count(exchange, bindings)?;
+    for binding in bindings {
+        judge_binding(&exchange.name, exchange.kind, binding)?;
+        judge_destination(image, exchange, binding.destination)?;
+    }
+    let is_new = |binding: &&Binding| !exchange.bindings.contains(*binding);
+    let added: BTreeSet<Binding> = bindings.iter().filter(is_new).cloned().collect();
+    let bytes: usize = added.iter().map(Binding::bytes).sum();
+    let exchanges = &image.exchanges;
+    for (what, limit, actual) in [
+        (
+            "bindings of this exchange",
+            BINDINGS_PER_EXCHANGE_MAX,
+            exchange.bindings.len() + added.len(),
+        ),
+        (
+            "bindings of the cluster",
+            BINDINGS_MAX,
+            exchanges.bindings() + added.len(),
+        ),
+        (
+            "bytes of the cluster's bindings",
+            BINDINGS_BYTES_MAX,
+            exchanges.bytes() + bytes,
+        ),
+    ] {
+        if actual > limit && !added.is_empty() {
+            return Err(Rejection::new(
+                Reason::TooManyBindings,
+                format!(
+                    "{} more bindings of exchange {:?} would be {actual} {what}, of which {limit} are allowed: take some away first",
+                    added.len(),
+                    exchange.name
+                ),
+            )
+            .with("limit", limit)
+            .with("actual", actual));
+        }
+    }
+    Ok(added)
+}
+
+fn judge_destination(image: &Image, exchange: &Exchange, destination: Destination) -> Result<(), Rejection> {
+    match destination {
+        Destination::Exchange(id) => exchange_by_id(image, id).map(drop),
+        Destination::Queue(id) => {
+            let queue = queue_rules::queue_by_id(image, id)?;
+            match queue.kind {
+                QueueKind::Owned => Ok(()),
+                QueueKind::Group { .. } => Err(Rejection::new(
+                    Reason::WrongQueueKind,
+                    format!(
+                        "queue {:?} reads a topic, and takes no messages of exchange {:?}: bind a queue with a log of its own, or \
+                         publish to the topic",
+                        queue.name, exchange.name
+                    ),
+                )),
+            }
+        }
+    }
+}
