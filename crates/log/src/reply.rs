@@ -49,11 +49,11 @@ pub enum PartitionReply {
 
 impl PartitionReply {
     /// The same, naming no aborted transaction.
-    pub(crate) fn without_aborted(self) -> Self {
-        match self {
-            Self::Ended { marker, .. } => Self::Ended { marker, aborted: None },
-            other => other,
+    pub(crate) fn without_aborted(mut self) -> Self {
+        if let Self::Ended { aborted, .. } = &mut self {
+            *aborted = None;
         }
+        self
     }
 }
 
