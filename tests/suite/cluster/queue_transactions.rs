@@ -469,3 +469,28 @@ async fn priorities_and_delays_hold_for_messages_of_a_transaction_over_a_restart
     assert_eq!(came[1].message_id.as_deref(), Some("seen by consumers"));
     assert_eq!(world.in_queue("urgent").await.len(), 4, "one waits for its time");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_abort_leaves_nothing_in_a_queue_that_was_just_created() {
+    let world = World::begin().await;
+    let admin = world.cluster.admin().await;
+    let mut producer = world.producer(LONG).await;
+    // A queue's slots are opened when its brokers hear of it. What is sent before that waits for it.
+    for number in 0..10 {
+        let name = format!("new-{number}");
+        admin
+            .create_queue(NewQueue::new(&name, 1, 3))
+            .await
+            .expect("it is created");
+        let transaction = producer.begin().await.expect("none is open");
+        let sent = transaction.send_to_queue(name.as_str(), [QueueMessage::new("never")]).await;
+        sent.expect("it is taken");
+        transaction.abort().await.expect("it is aborted");
+        let counts = eventually("its leader says what is in it", WAIT, || async {
+            let described = admin.describe_queue(&name).await.ok()?;
+            described.partitions[0].counts.clone()
+        })
+        .await;
+        assert_eq!((counts.ready, counts.delayed, counts.tally.sent), (0, 0, 0), "{name}");
+    }
+}
