@@ -5,6 +5,7 @@ mod faults;
 mod groups;
 mod limits;
 mod repetitions;
+mod transactions;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
