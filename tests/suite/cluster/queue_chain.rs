@@ -17,7 +17,7 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
 use super::queues::create_queue;
-use crate::harness::{Cluster, WAIT, eventually, is_long};
+use crate::harness::{Cluster, POLL_INTERVAL, WAIT, is_long};
 
 const IN: &str = "in";
 const OUT: &str = "out";
@@ -55,8 +55,10 @@ struct Tally {
 async fn each_message_makes_one_message_and_one_record_while_brokers_and_workers_die() {
     let duration = Duration::from_secs(if is_long() { 300 } else { 15 });
     let mut cluster = Cluster::start(3).await;
-    // What goes in is recognized when its sender sends it again, so that it is there once.
-    create_queue(&cluster, IN, PARTITIONS, &["queue.dedup=id"]).await;
+    // What goes in is recognized when its sender sends it again, so that it is there once. A worker that dies has failed with all that it
+    // has, and none of that is to become a dead letter.
+    let config = ["queue.dedup=id", "queue.attempts.max=none", "queue.lease.ms=10000"];
+    create_queue(&cluster, IN, PARTITIONS, &config).await;
     create_queue(&cluster, OUT, PARTITIONS, &[]).await;
     cluster.create_topic(TOPIC, PARTITIONS, 3).await;
     let (stop, sent, tally) = (
@@ -91,16 +93,7 @@ async fn each_message_makes_one_message_and_one_record_while_brokers_and_workers
     let sent = sent.load(Ordering::Relaxed);
     cluster.healthy().await;
     let client = cluster.client().await;
-    eventually("all that went in is done", WAIT, || async {
-        for partition in 0..PARTITIONS {
-            let peeked = client.queue(IN).peek(partition, 0, &[], 1).await.ok()?;
-            if !peeked.messages.is_empty() {
-                return None;
-            }
-        }
-        Some(())
-    })
-    .await;
+    all_is_done(&cluster, &client).await;
     drop(workers);
     let came = out(&client, sent).await;
     let made = records(&client).await;
@@ -126,6 +119,24 @@ async fn each_message_makes_one_message_and_one_record_while_brokers_and_workers
         let lost: Vec<u64> = (0..sent).filter(|number| !often.contains_key(number)).collect();
         assert!(lost.is_empty(), "lost {what}: {lost:?}");
         assert_eq!(often.len() as u64, sent, "nothing else was made: {what}");
+    }
+}
+
+/// Nothing is left of what went in.
+async fn all_is_done(cluster: &Cluster, client: &Client) {
+    let deadline = Instant::now() + WAIT;
+    let is_empty = async |partition| {
+        let peeked = client.queue(IN).peek(partition, 0, &[], 1).await;
+        peeked.is_ok_and(|peeked| peeked.messages.is_empty() && peeked.next_offset.is_none())
+    };
+    for partition in 0..PARTITIONS {
+        while !is_empty(partition).await {
+            if Instant::now() > deadline {
+                let left = cluster.admin().await.describe_queue(IN).await;
+                panic!("not within {WAIT:?}: all that went in is done; left: {left:#?}");
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
     }
 }
 
