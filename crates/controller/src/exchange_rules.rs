@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use jangada_routing::exchange::is_predeclared;
-use jangada_routing::{Binding, Destination, Exchange, judge_binding, judge_exchange_name};
+use jangada_routing::{Binding, Destination, Exchange, ExchangeKind, judge_binding, judge_exchange_name};
 use jangada_types::limits::{
     BINDINGS_BYTES_MAX, BINDINGS_MAX, BINDINGS_PER_EXCHANGE_MAX, BINDINGS_PER_REQUEST_MAX, EXCHANGES_MAX,
     EXCHANGES_PER_MESSAGE_MAX,
@@ -222,5 +222,30 @@ fn judge_destination(image: &Image, exchange: &Exchange, destination: Destinatio
                 )),
             }
         }
+    }
+}
+
+impl Image {
+    /// Says which invariant of exchanges is broken, and where.
+    pub(crate) fn check_exchanges(&self) -> Result<(), String> {
+        if self.exchanges.by_name().len() != self.exchanges.iter().len() {
+            return Err("two exchanges share a name".to_owned());
+        }
+        for exchange in self.exchanges.iter() {
+            for binding in &*exchange.bindings {
+                let is_there = match binding.destination {
+                    Destination::Queue(id) => self.queue(id).is_some(),
+                    Destination::Exchange(id) => self.exchanges.get(id).is_some(),
+                };
+                let fits = binding.headers.is_some() == (exchange.kind == ExchangeKind::Headers);
+                if !is_there || !fits {
+                    return Err(format!(
+                        "exchange {:?} has binding {:?} to {:?}, which is not there or does not fit",
+                        exchange.name, binding.routing_key, binding.destination
+                    ));
+                }
+            }
+        }
+        Ok(())
     }
 }

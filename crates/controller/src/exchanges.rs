@@ -13,8 +13,6 @@ use jangada_routing::{Binding, Destination, Exchange};
 use jangada_types::ExchangeId;
 use jangada_types::limits::EXCHANGES_PER_MESSAGE_MAX;
 
-use crate::image::Image;
-
 /// All exchanges. A clone costs a few reference counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Exchanges {
@@ -29,6 +27,16 @@ pub struct Exchanges {
 }
 
 impl Exchanges {
+    /// All exchanges, by id.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<Exchange>> {
+        self.by_id.values()
+    }
+
+    /// All exchanges, by name.
+    pub fn by_name(&self) -> impl ExactSizeIterator<Item = &Arc<Exchange>> {
+        self.by_name.values().map(|id| &self.by_id[id])
+    }
+
     /// The exchange with this id.
     pub fn get(&self, id: ExchangeId) -> Option<&Arc<Exchange>> {
         self.by_id.get(&id)
@@ -273,46 +281,4 @@ fn exchange_destinations(exchange: &Exchange) -> impl Iterator<Item = ExchangeId
         Destination::Queue(_) => None,
     };
     from_destination(exchange, Destination::Exchange(ExchangeId(0))).filter_map(id)
-}
-
-impl Image {
-    /// All exchanges, by id.
-    pub fn exchanges(&self) -> impl ExactSizeIterator<Item = &Arc<Exchange>> {
-        self.exchanges.by_id.values()
-    }
-
-    /// All exchanges, by name.
-    pub fn exchanges_by_name(&self) -> impl Iterator<Item = &Arc<Exchange>> {
-        let ids = self.exchanges.by_name.values();
-        ids.filter_map(|id| self.exchanges.by_id.get(id))
-    }
-
-    /// The exchanges with their lookups.
-    pub fn exchange_table(&self) -> &Exchanges {
-        &self.exchanges
-    }
-
-    /// Says which invariant of exchanges is broken, and where.
-    pub(crate) fn check_exchanges(&self) -> Result<(), String> {
-        let exchanges = &self.exchanges;
-        if exchanges.by_name.len() != exchanges.by_id.len() {
-            return Err("two exchanges share a name".to_owned());
-        }
-        for exchange in self.exchanges() {
-            for binding in &*exchange.bindings {
-                let is_there = match binding.destination {
-                    Destination::Queue(id) => self.queue(id).is_some(),
-                    Destination::Exchange(id) => exchanges.get(id).is_some(),
-                };
-                let asks = binding.headers.is_some();
-                if !is_there || asks != (exchange.kind == jangada_routing::ExchangeKind::Headers) {
-                    return Err(format!(
-                        "exchange {:?} has binding {:?} to {:?}, which is not there or does not fit",
-                        exchange.name, binding.routing_key, binding.destination
-                    ));
-                }
-            }
-        }
-        Ok(())
-    }
 }

@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
 use std::sync::Arc;
 
+use jangada_routing::Exchange;
 use jangada_types::{
     BrokerId, ConfigError, GroupId, Incarnation, PartitionIndex, QueueId, ReplicaId, TopicConfig, TopicId,
 };
@@ -350,6 +351,16 @@ impl Image {
     pub fn coordinator(&self) -> Option<&Arc<Topic>> {
         self.topic_named(COORDINATOR_TOPIC)
             .filter(|topic| topic.kind == TopicKind::Coordinator)
+    }
+
+    /// All exchanges, by id.
+    pub fn exchanges(&self) -> impl ExactSizeIterator<Item = &Arc<Exchange>> {
+        self.exchanges.iter()
+    }
+
+    /// The exchanges with their lookups.
+    pub fn exchange_table(&self) -> &Exchanges {
+        &self.exchanges
     }
 
     /// A partition by topic id and index.

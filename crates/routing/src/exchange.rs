@@ -110,7 +110,11 @@ pub fn judge_exchange_name(name: &str, kind: ExchangeKind) -> Result<(), Rejecti
         ))
     };
     if name.is_empty() {
-        return refuse("the exchange without a name is always there, and leads to the queue that the routing key names: choose a name".to_owned());
+        return refuse(
+            "the exchange without a name is always there, and leads to the queue \
+             that the routing key names: choose a name"
+                .to_owned(),
+        );
     }
     if let Err(error) = validate_topic_name(name) {
         return refuse(error.to_string());

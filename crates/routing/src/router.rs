@@ -17,7 +17,7 @@ pub struct Message<'a, H: ?Sized> {
     pub exchange: &'a str,
     /// The routing key, which may be empty.
     pub routing_key: &'a str,
-    /// The headers.
+    /// The headers of the message.
     pub headers: &'a H,
 }
 

@@ -31,7 +31,7 @@ pub struct NewExchange<'a> {
 pub enum CreateExchange {
     /// Do nothing: the exchange exists, and that was allowed.
     Exists(Arc<Exchange>),
-    /// Propose this.
+    /// Propose the command.
     Create(Command),
 }
 

@@ -93,7 +93,11 @@ fn delete_exchange(exchange: u128, if_unused: bool) -> Command {
 }
 
 fn names(image: &Image) -> Vec<&str> {
-    image.exchanges_by_name().map(|exchange| &*exchange.name).collect()
+    image
+        .exchange_table()
+        .by_name()
+        .map(|exchange| &*exchange.name)
+        .collect()
 }
 
 fn bindings_of(image: &Image, name: &str) -> usize {

@@ -301,7 +301,7 @@ fn assert_queues(image: &Image) {
 /// No name is there twice, what bindings lead to is there and has them among its sources, and what follows from the bindings fits them.
 fn assert_exchanges(image: &Image) {
     let table = image.exchange_table();
-    assert_eq!(image.exchanges_by_name().count(), image.exchanges().len());
+    assert_eq!(image.exchange_table().by_name().count(), image.exchanges().len());
     let mut sources = BTreeSet::new();
     let (mut bindings, mut bytes) = (0, 0);
     for exchange in image.exchanges() {

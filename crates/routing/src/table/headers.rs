@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::Look;
+use super::look::Look;
 use crate::binding::Binding;
 use crate::headers::{HeaderMatch, Headers};
 

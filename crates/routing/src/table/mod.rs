@@ -3,6 +3,7 @@
 
 mod direct;
 mod headers;
+mod look;
 mod topic;
 
 use std::collections::BTreeSet;
@@ -12,18 +13,8 @@ use jangada_types::{ExchangeId, QueueId};
 use crate::binding::{Binding, Destination};
 use crate::exchange::ExchangeKind;
 use crate::headers::Headers;
-use crate::marks::{Marks, Stamps};
 
-/// What one look into a table needs, used again for each message.
-#[derive(Debug, Default)]
-pub(crate) struct Look {
-    /// The numbers of the destinations that match.
-    pub(crate) marks: Marks,
-    /// Of a topic table the nodes, of a headers table the postings, that were seen.
-    seen: Stamps,
-    now: Vec<u32>,
-    next: Vec<u32>,
-}
+pub(crate) use look::Look;
 
 /// The compiled bindings of one exchange.
 #[derive(Debug)]

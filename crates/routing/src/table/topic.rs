@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
-use super::Look;
+use super::look::Look;
 use crate::binding::Binding;
 use crate::pattern::{self, ANY, ONE};
 
