@@ -114,7 +114,8 @@ async fn readers_of_committed_records_see_whole_transactions_while_brokers_are_k
     let count = |fate| history.transactions.values().filter(|it| it.fate == fate).count();
     let reads: usize = history.transactions.values().map(|it| it.reads.len()).sum();
     println!(
-        "{kills} kills, {pauses} pauses, {disturbances:?}, {} leaders moved, {} purges in {elapsed:?}: {} committed, {} aborted, {} unknown, \
+        "{kills} kills, {pauses} pauses, {disturbances:?}, {} leaders moved, {} purges in {elapsed:?}: \
+         {} committed, {} aborted, {} unknown, \
          which read {reads} values; {records} records at the end, {} taken by compaction; timed out: {}, taken over: {}; stable after \
          {until_stable:?}",
         world.transfers.load(Ordering::Relaxed),
