@@ -483,7 +483,9 @@ async fn an_abort_leaves_nothing_in_a_queue_that_was_just_created() {
             .await
             .expect("it is created");
         let transaction = producer.begin().await.expect("none is open");
-        let sent = transaction.send_to_queue(name.as_str(), [QueueMessage::new("never")]).await;
+        let sent = transaction
+            .send_to_queue(name.as_str(), [QueueMessage::new("never")])
+            .await;
         sent.expect("it is taken");
         transaction.abort().await.expect("it is aborted");
         let counts = eventually("its leader says what is in it", WAIT, || async {
