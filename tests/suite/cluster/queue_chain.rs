@@ -14,7 +14,7 @@ use jangada_client::{
     TransactionalProducer,
 };
 use tokio::runtime::Runtime;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::queues::create_queue;
 use crate::harness::{Cluster, POLL_INTERVAL, WAIT, is_long};
@@ -24,7 +24,8 @@ const OUT: &str = "out";
 const TOPIC: &str = "made";
 const PARTITIONS: u32 = 3;
 const WORKERS: usize = 4;
-/// Messages that go in each second.
+/// Messages that go in each second. No more than those of the time that the test should take: on a busy machine brokers take longer to come
+/// back, and what has gone in meanwhile would have to come out.
 const RATE: u64 = 150;
 /// A transaction whose worker died is aborted after this time, unless its successor comes first.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -66,7 +67,8 @@ async fn each_message_makes_one_message_and_one_record_while_brokers_and_workers
         Arc::new(AtomicU64::new(0)),
         Arc::new(Tally::default()),
     );
-    let input = feed(cluster.client().await, stop.clone(), sent.clone());
+    let most = RATE * duration.as_secs();
+    let input = feed(cluster.client().await, most, stop.clone(), sent.clone());
     let start = |number| work(cluster.client_config(), number, tally.clone());
     let mut workers: Vec<Worker> = (0..WORKERS).map(start).collect();
     let config = cluster.client_config();
@@ -140,8 +142,8 @@ async fn all_is_done(cluster: &Cluster, client: &Client) {
     }
 }
 
-/// Sends numbers, each once, at a rate. Waits for all that it has sent.
-fn feed(client: Client, stop: Arc<AtomicBool>, sent: Arc<AtomicU64>) -> JoinHandle<()> {
+/// Sends numbers, each once, at a rate, and so many at most. Waits for all that it has sent.
+fn feed(client: Client, most: u64, stop: Arc<AtomicBool>, sent: Arc<AtomicU64>) -> JoinHandle<()> {
     tokio::spawn(async move {
         let config = QueueProducerConfig {
             send_timeout: WAIT,
@@ -152,7 +154,7 @@ fn feed(client: Client, stop: Arc<AtomicBool>, sent: Arc<AtomicU64>) -> JoinHand
         let mut sending = Vec::new();
         while !stop.load(Ordering::Relaxed) {
             let due = began.elapsed().as_millis() as u64 * RATE / 1_000;
-            while number < due {
+            while number < due.min(most) {
                 let message = QueueMessage::new(number.to_string()).with_message_id(number.to_string());
                 sending.push(producer.enqueue(message).await.expect("there is room"));
                 number += 1;
@@ -268,6 +270,7 @@ async fn out(client: &Client, sent: u64) -> BTreeMap<u64, BTreeSet<MessagePlace>
     };
     let mut consumer = client.queue_consumer(OUT, config).await.expect("the queue is there");
     let mut came: BTreeMap<u64, BTreeSet<MessagePlace>> = BTreeMap::new();
+    let mut acks = JoinSet::new();
     let deadline = Instant::now() + WAIT;
     // What is more than went in, or comes twice, is there by the time when all has come and nothing more does.
     loop {
@@ -276,13 +279,17 @@ async fn out(client: &Client, sent: u64) -> BTreeMap<u64, BTreeSet<MessagePlace>
             false => Duration::from_secs(2),
         };
         let Ok(message) = tokio::time::timeout(patience, consumer.next()).await else {
-            return came;
+            break;
         };
         let message = message.expect("the brokers are there");
         let body = message.body.clone().expect("it has a body");
         came.entry(number(&body)).or_default().insert(message.place);
-        message.ack().await.expect("its lease is long");
+        acks.spawn(message.ack());
     }
+    while let Some(acknowledged) = acks.join_next().await {
+        acknowledged.expect("it has not panicked").expect("its lease is long");
+    }
+    came
 }
 
 /// How often each number is in the topic.
