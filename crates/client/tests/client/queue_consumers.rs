@@ -134,6 +134,9 @@ async fn a_message_that_comes_again_from_another_stream_takes_its_credit_and_giv
         partition: 0,
         leader_id: 2,
     }));
+    // Behind it on the same stream: when this has come the consumer settles no more there.
+    one.deliver(2, 9);
+    let _of_another_partition = next(&mut consumer, 9).await;
     two.serves(&[0, 1]);
     for number in [1, 2, 3] {
         two.deliver(0, number);
