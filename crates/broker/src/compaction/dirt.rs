@@ -254,10 +254,16 @@ impl Dirt {
             0 => None,
             lag_ms => Some(now_ms.saturating_sub(lag_ms)),
         };
-        let newest = Offset((bounds.high_watermark.get() - 1).max(0));
-        let newest = compacting::row_holding(store, group, newest)?;
+        if bounds.high_watermark <= bounds.log_start {
+            return Ok((self.surveyed, true));
+        }
+        let newest = Offset(bounds.high_watermark.get() - 1);
+        let Some(newest) = compacting::row_holding(store, group, newest)? else {
+            // It is written a moment after its batch can be read. Another look finds it, though nothing is appended any more.
+            return Ok((self.surveyed, false));
+        };
         let mut ceilings = Ceilings {
-            newest_batch: newest.map_or(Offset(0), |row| row.base_offset),
+            newest_batch: newest.base_offset,
             last_stable: bounds.decided,
             saved: FAR,
             young: FAR,

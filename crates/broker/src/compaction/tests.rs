@@ -68,7 +68,19 @@ impl<'a> Alone<'a> {
         }
     }
 
+    /// Looks when the row of the newest batch is written, which is a moment after it can be read.
     async fn look(&mut self) -> Looked {
+        let view = &self.partition.view;
+        let (start, end) = (view.log_start(), view.high_watermark());
+        let waited = Instant::now();
+        while start < end && self.rows(end.get() - 1).is_empty() {
+            assert!(
+                waited.elapsed() < Duration::from_secs(10),
+                "no row holds offset {}",
+                end.get() - 1
+            );
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         let looked = self.cleaner().look(&self.partition, &mut self.dirt).await;
         looked.expect("it can be read")
     }
