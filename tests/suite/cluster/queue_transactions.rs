@@ -420,7 +420,7 @@ async fn a_queue_that_reads_a_topic_takes_part_by_the_topics_records() {
     let record = ProducerRecord::new(TOPICS[1]).with_value("an order");
     drop(transaction.send(record).await.expect("there is room"));
     transaction
-        .acknowledge("invoicing", &[order.token.clone()])
+        .acknowledge("invoicing", std::slice::from_ref(&order.token))
         .await
         .expect("it is acknowledged");
     transaction.commit().await.expect("it is committed");

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use jangada_log::compaction::{Tally, Writes};
 use jangada_log::tables::cleaned::Cleaned;
 use jangada_log::{IndexEntry, PartitionCommand, PartitionState};
+use jangada_replication::saved_index;
 use jangada_storage::{Durability, Op, StateKind, Store};
 use jangada_types::batch::{BatchIter, decode_records};
 use jangada_types::topic_config::CleanupPolicy;
@@ -68,19 +69,24 @@ impl<'a> Alone<'a> {
         }
     }
 
-    /// Looks when the row of the newest batch is written, which is a moment after it can be read.
-    async fn look(&mut self) -> Looked {
-        let view = &self.partition.view;
-        let (start, end) = (view.log_start(), view.high_watermark());
+    /// Waits until something is written, which is a moment after it can be seen.
+    async fn until(&self, what: &str, is_there: impl Fn() -> bool) {
         let waited = Instant::now();
-        while start < end && self.rows(end.get() - 1).is_empty() {
-            assert!(
-                waited.elapsed() < Duration::from_secs(10),
-                "no row holds offset {}",
-                end.get() - 1
-            );
+        while !is_there() {
+            assert!(waited.elapsed() < Duration::from_secs(10), "not written: {what}");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+    }
+
+    async fn until_rows(&self) {
+        let view = &self.partition.view;
+        let (start, end) = (view.log_start(), view.high_watermark());
+        let is_there = || start >= end || !self.rows(end.get() - 1).is_empty();
+        self.until("the row of the newest batch", is_there).await;
+    }
+
+    async fn look(&mut self) -> Looked {
+        self.until_rows().await;
         let looked = self.cleaner().look(&self.partition, &mut self.dirt).await;
         looked.expect("it can be read")
     }
@@ -102,8 +108,12 @@ impl<'a> Alone<'a> {
 
     /// Closes the partition, which saves its state, and opens it again, as another one.
     async fn reopen(&mut self, config: TopicConfig) {
+        self.until_rows().await;
+        let last = self.rows(0).last().map_or(0, |row| row.raft_index);
         self.partition = self.broker.lead(config).await;
         self.dirt = Dirt::new(&self.partition.hosted);
+        let saved = || saved_index(&*self.broker.store, GROUP).expect("readable").unwrap_or(0);
+        self.until("the state", || saved() >= last).await;
     }
 
     fn rows(&self, from: i64) -> Vec<IndexEntry> {

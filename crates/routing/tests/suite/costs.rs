@@ -115,6 +115,7 @@ fn compiled(exchange: Exchange) -> (Router, Duration) {
     (router, worked() - begun)
 }
 
+#[allow(clippy::print_stdout, reason = "the figures are for whoever reads the test's output")]
 fn report(what: &str, cost: &Cost, compiled: Duration) {
     println!(
         "{what}: {:.2?} a message, {:.1} queues, compiled in {:.1?}",

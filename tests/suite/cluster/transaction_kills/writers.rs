@@ -29,7 +29,7 @@ pub async fn write(mut config: ClientConfig, writer: u32, world: &World) {
         timeout: TIMEOUT,
         ..TransactionOptions::default()
     };
-    if writer % 2 == 0 {
+    if writer.is_multiple_of(2) {
         config.request_timeout = IMPATIENT;
         options.producer = ProducerConfig {
             request_timeout: IMPATIENT,
