@@ -153,6 +153,7 @@ async fn what_is_acknowledged_in_a_transaction_is_done_by_its_commit_and_comes_a
         "it says it again"
     );
     assert_eq!(world.counts(), (0, 0, 1));
+    // Time itself is what is tested: the lease would be over, and nothing is to happen.
     tokio::time::sleep(Duration::from_millis(2 * SHORT_MS)).await;
     assert!(is_empty(&world.desk).await, "its lease does not run out");
     assert_eq!(
