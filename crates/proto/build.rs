@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 9] = [
+const FILES: [&str; 10] = [
     "jangada/v1/common.proto",
     "jangada/v1/log.proto",
     "jangada/v1/metadata.proto",
@@ -12,6 +12,7 @@ const FILES: [&str; 9] = [
     "jangada/v1/group.proto",
     "jangada/v1/queue.proto",
     "jangada/v1/queue_admin.proto",
+    "jangada/v1/exchange.proto",
     "jangada/v1/transaction.proto",
     "jangada/internal/v1/internal.proto",
 ];

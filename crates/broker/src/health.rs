@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jangada_proto::v1::admin_service_server::SERVICE_NAME as ADMIN;
+use jangada_proto::v1::exchange_service_server::SERVICE_NAME as EXCHANGES;
 use jangada_proto::v1::group_service_server::SERVICE_NAME as GROUPS;
 use jangada_proto::v1::log_service_server::SERVICE_NAME as LOG;
 use jangada_proto::v1::metadata_service_server::SERVICE_NAME as METADATA;
@@ -23,7 +24,16 @@ const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 const PAUSE_FACTOR: u32 = 50;
 /// The services of client listeners.
-pub(crate) const SERVICES: [&str; 7] = [LOG, GROUPS, TRANSACTIONS, QUEUES, ADMIN, METADATA, QUEUE_ADMIN];
+pub(crate) const SERVICES: [&str; 8] = [
+    LOG,
+    GROUPS,
+    TRANSACTIONS,
+    QUEUES,
+    ADMIN,
+    METADATA,
+    QUEUE_ADMIN,
+    EXCHANGES,
+];
 /// The name of the server as a whole in gRPC's health protocol.
 const WHOLE: &str = "";
 

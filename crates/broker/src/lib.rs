@@ -16,6 +16,7 @@
 //! - `admission`: the layer around every gRPC call, which counts against the quotas.
 //! - `cluster`: data directory, bootstrap, metadata, reconciling.
 //! - `partition`: append, read, retention of one partition.
+//! - `routing`: the router of the exchanges in the metadata.
 //! - `groups`: the coordinator's shards, which hold the consumer groups.
 //! - `repair`: finds damaged replicas and fills them again from their peers.
 //! - `replica`: a Raft group's replica on this broker, of any kind: opening, leadership, CheckQuorum.
@@ -57,6 +58,7 @@ mod quota;
 mod refusal_log;
 mod repair;
 mod replica;
+mod routing;
 mod scrape;
 mod services;
 mod serving;

@@ -21,6 +21,7 @@ use crate::quota::{Budgets, PassedCallers};
 use crate::repair::Repairs;
 use crate::repair::scrub::ScrubStatus;
 use crate::replica::{Replicas, Timers};
+use crate::routing::Routers;
 use crate::settings::BrokerSettings;
 use crate::stopping::Stopping;
 
@@ -38,6 +39,8 @@ pub(crate) struct Node {
     pub groups: Arc<groups::Shared>,
     pub coordinator: CoordinatorTopic,
     pub producer_ids: ProducerIds,
+    /// The router of the exchanges in the metadata.
+    pub routers: Routers,
     /// The damaged replicas on this broker.
     pub repairs: Arc<Repairs>,
     pub scrub: Arc<ScrubStatus>,
@@ -78,6 +81,7 @@ impl Node {
             groups: Arc::new(groups),
             coordinator: CoordinatorTopic::new(metadata.clone(), env.random.clone(), settings.groups.shards),
             producer_ids: ProducerIds::new(metadata.clone()),
+            routers: Routers::new(metadata.clone(), partitions.compute.clone(), metrics.clone()),
             repairs: Arc::default(),
             scrub: Arc::default(),
             compaction: Arc::default(),

@@ -14,6 +14,7 @@ use axum::response::Response;
 use futures::{Stream, StreamExt};
 use jangada_proto::internal::internal_service_server::InternalServiceServer;
 use jangada_proto::v1::admin_service_server::AdminServiceServer;
+use jangada_proto::v1::exchange_service_server::ExchangeServiceServer;
 use jangada_proto::v1::group_service_server::GroupServiceServer;
 use jangada_proto::v1::log_service_server::LogServiceServer;
 use jangada_proto::v1::metadata_service_server::MetadataServiceServer;
@@ -37,6 +38,7 @@ use crate::node::Node;
 use crate::quota::{Budgets, CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
 use crate::services::admin::Admin;
 use crate::services::decode_errors;
+use crate::services::exchanges::Exchanges;
 use crate::services::groups::Groups;
 use crate::services::internal::Internal;
 use crate::services::log::Log;
@@ -177,6 +179,9 @@ fn contract(node: &Arc<Node>, request_max: usize) -> Router {
     let transactions = TransactionServiceServer::new(Transactions { node: node.clone() })
         .max_decoding_message_size(request_max)
         .max_encoding_message_size(RESPONSE_BYTES_MAX);
+    let exchanges = ExchangeServiceServer::new(Exchanges { node: node.clone() })
+        .max_decoding_message_size(request_max)
+        .max_encoding_message_size(RESPONSE_BYTES_MAX);
     Routes::new(log)
         .add_service(groups)
         .add_service(transactions)
@@ -184,6 +189,7 @@ fn contract(node: &Arc<Node>, request_max: usize) -> Router {
         .add_service(admin)
         .add_service(metadata)
         .add_service(queue_admin)
+        .add_service(exchanges)
         .into_axum_router()
 }
 

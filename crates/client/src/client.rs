@@ -9,6 +9,7 @@ use crate::cluster::Cluster;
 use crate::config::ClientConfig;
 use crate::consumer::{Consumer, ConsumerConfig};
 use crate::error::ClientError;
+use crate::exchange::{Publisher, PublisherConfig};
 use crate::group::{GroupConfig, GroupConsumer, RebalanceListener};
 use crate::isolation::Isolation;
 use crate::metadata::TopicMetadata;
@@ -114,7 +115,15 @@ impl Client {
         QueueConsumer::start(self.cluster.clone(), queue.into(), config).await
     }
 
-    /// The handle for managing topics, groups and the cluster.
+    /// A publisher of messages to exchanges, with a task of its own. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`ClientError::Config`] for settings out of bounds.
+    pub fn publisher(&self, config: PublisherConfig) -> Result<Publisher, ClientError> {
+        Publisher::start(self.cluster.clone(), &config)
+    }
+
+    /// The handle for managing topics, queues, exchanges, groups and the cluster.
     pub fn admin(&self) -> Admin {
         Admin::new(self.cluster.clone())
     }

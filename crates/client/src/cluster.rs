@@ -8,6 +8,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use jangada_env::Env;
 use jangada_proto::v1;
 use jangada_proto::v1::log_service_client::LogServiceClient;
@@ -16,6 +17,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
+use crate::asked::{Answer, Asked};
 use crate::attempts::{Attempts, CallFailed};
 use crate::backoff::Backoff;
 use crate::channels::RESPONSE_BYTES_MAX;
@@ -158,10 +160,11 @@ impl Cluster {
         what: &str,
         topic: &TopicMetadata,
         partition: u32,
-        call: impl Fn(LogServiceClient<Channel>, v1::TopicPartition) -> F,
+        call: impl Fn(LogServiceClient<Channel>, v1::TopicPartition) -> F + Sync,
     ) -> Result<T, ClientError>
     where
-        F: Future<Output = Result<Response<T>, Status>>,
+        T: Send,
+        F: Future<Output = Result<Response<T>, Status>> + Send,
     {
         let call = |channel, target| call(log_service(channel), target);
         self.call_leader_on(what, topic, partition, call).await
@@ -173,76 +176,100 @@ impl Cluster {
         what: &str,
         topic: &TopicMetadata,
         partition: u32,
-        call: impl Fn(Channel, v1::TopicPartition) -> F,
+        call: impl Fn(Channel, v1::TopicPartition) -> F + Sync,
     ) -> Result<T, ClientError>
     where
-        F: Future<Output = Result<Response<T>, Status>>,
+        T: Send,
+        F: Future<Output = Result<Response<T>, Status>> + Send,
     {
-        let context = format!("{what} {}[{partition}]", topic.name);
-        let target = v1::TopicPartition {
-            topic_id: topic.id_bytes(),
-            topic: String::new(),
-            partition,
+        let answer = Answer::default();
+        let call = |channel| {
+            let target = v1::TopicPartition {
+                topic_id: topic.id_bytes(),
+                topic: String::new(),
+                partition,
+            };
+            answer.of(call(channel, target))
         };
-        let deadline = self.deadline();
-        let mut backoff = Backoff::new(&self.env.random);
-        let mut attempts = Attempts::default();
-        let mut trouble = self
-            .notices
-            .trouble(format!("{what} {}", topic.name).into(), Some(partition));
-        let mut others_answer = false;
-        loop {
-            let image = self.metadata.image();
-            let answer = match image.leader(topic.id, partition) {
-                LeaderLookup::Missing => {
-                    return Err(ClientError::UnknownTopic {
-                        topic: topic.name.clone(),
-                    });
+        self.ask_leader(what, topic, partition, &call).await?;
+        Ok(answer.taken())
+    }
+
+    /// [`call_leader_on`](Self::call_leader_on) without the type of the answer.
+    fn ask_leader<'a>(
+        &'a self,
+        what: &'a str,
+        topic: &'a TopicMetadata,
+        partition: u32,
+        call: &'a (dyn Fn(Channel) -> Asked<'a> + Sync),
+    ) -> BoxFuture<'a, Result<(), ClientError>> {
+        Box::pin(async move {
+            let context = format!("{what} {}[{partition}]", topic.name);
+            let deadline = self.deadline();
+            let mut backoff = Backoff::new(&self.env.random);
+            let mut attempts = Attempts::default();
+            let mut trouble = self
+                .notices
+                .trouble(format!("{what} {}", topic.name).into(), Some(partition));
+            let mut others_answer = false;
+            loop {
+                let image = self.metadata.image();
+                let answer = match image.leader(topic.id, partition) {
+                    LeaderLookup::Missing => {
+                        return Err(ClientError::UnknownTopic {
+                            topic: topic.name.clone(),
+                        });
+                    }
+                    LeaderLookup::Unknown { .. } => Err(Failure::no_leader()),
+                    LeaderLookup::Known { address, .. } => {
+                        let left = deadline.saturating_duration_since(Instant::now());
+                        let within = self.config.request_timeout.min(left);
+                        self.metadata.attempt(&address, within, call).await
+                    }
+                };
+                let failure = match answer {
+                    Ok(answer) => {
+                        trouble.works();
+                        return Ok(answer);
+                    }
+                    Err(failure) if others_answer => failure.of_last_leader(),
+                    Err(failure) => failure,
+                };
+                // Unless the metadata confirms that the topic is gone, the broker only lags behind.
+                let gone = failure.reason == Some(Reason::UnknownTopic);
+                if !gone && attempts.failed(&failure) == Disposition::Refuse {
+                    return Err(failure.into_error(&context));
                 }
-                LeaderLookup::Unknown { .. } => Err(Failure::no_leader()),
-                LeaderLookup::Known { address, .. } => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    let within = self.config.request_timeout.min(left);
-                    let call = |channel| call(channel, target.clone());
-                    self.metadata.attempt(&address, within, call).await
+                let told = failure
+                    .leader_hint()
+                    .is_some_and(|hint| self.metadata.apply_hint(topic.id, partition, &hint));
+                let delay = if told && backoff.is_reset() {
+                    Duration::ZERO
+                } else {
+                    backoff.next(failure.retry_delay)
+                };
+                if Instant::now() + delay >= deadline {
+                    return Err(attempts.give_up(failure).without_effect().into_error(&context));
                 }
-            };
-            let failure = match answer {
-                Ok(answer) => {
-                    trouble.works();
-                    return Ok(answer);
+                trouble.failed(&failure, Next::until(deadline, delay));
+                if !told {
+                    others_answer = self.refresh(image.refreshes, deadline).await.is_ok();
                 }
-                Err(failure) if others_answer => failure.of_last_leader(),
-                Err(failure) => failure,
-            };
-            // Unless the metadata confirms that the topic is gone, the broker only lags behind.
-            let gone = failure.reason == Some(Reason::UnknownTopic);
-            if !gone && attempts.failed(&failure) == Disposition::Refuse {
-                return Err(failure.into_error(&context));
+                sleep(delay).await;
             }
-            let told = failure
-                .leader_hint()
-                .is_some_and(|hint| self.metadata.apply_hint(topic.id, partition, &hint));
-            let delay = if told && backoff.is_reset() {
-                Duration::ZERO
-            } else {
-                backoff.next(failure.retry_delay)
-            };
-            if Instant::now() + delay >= deadline {
-                return Err(attempts.give_up(failure).without_effect().into_error(&context));
-            }
-            trouble.failed(&failure, Next::until(deadline, delay));
-            if !told {
-                others_answer = self.refresh(image.refreshes, deadline).await.is_ok();
-            }
-            sleep(delay).await;
-        }
+        })
     }
 
     /// A call that any broker takes.
-    pub async fn call_any<T, F>(&self, what: &str, repeat: Repeat, call: impl Fn(Channel) -> F) -> Result<T, CallFailed>
+    pub async fn call_any<T, F>(
+        &self,
+        what: &str,
+        repeat: Repeat,
+        call: impl Fn(Channel) -> F + Sync,
+    ) -> Result<T, CallFailed>
     where
-        F: Future<Output = Result<Response<T>, Status>>,
+        T: Send,
+        F: Future<Output = Result<Response<T>, Status>> + Send,
     {
         self.call_any_within(self.config.request_timeout, what, repeat, call)
             .await
@@ -254,43 +281,60 @@ impl Cluster {
         within: Duration,
         what: &str,
         repeat: Repeat,
-        call: impl Fn(Channel) -> F,
+        call: impl Fn(Channel) -> F + Sync,
     ) -> Result<T, CallFailed>
     where
-        F: Future<Output = Result<Response<T>, Status>>,
+        T: Send,
+        F: Future<Output = Result<Response<T>, Status>> + Send,
     {
-        let is_hedged = repeat == Repeat::Hedged;
-        let hedge_after = if is_hedged { HEDGE_AFTER } else { Duration::MAX };
-        let deadline = self.deadline();
-        let mut backoff = Backoff::new(&self.env.random);
-        let mut attempts = Attempts::default();
-        let mut trouble = self.notices.trouble(what.into(), None);
-        let judge = |failure: &Failure, is_last: bool| {
-            let again = match attempts.failed(failure) {
-                Disposition::Retry => true,
-                Disposition::Unknown => repeat != Repeat::IfDefinite,
-                // The broker that refused may know less than one that has not answered yet.
-                Disposition::Refuse => return OnFailure::Wait,
+        let answer = Answer::default();
+        self.ask_any(within, what, repeat, &|channel| answer.of(call(channel)))
+            .await?;
+        Ok(answer.taken())
+    }
+
+    /// [`call_any_within`](Self::call_any_within) without the type of the answer.
+    fn ask_any<'a>(
+        &'a self,
+        within: Duration,
+        what: &'a str,
+        repeat: Repeat,
+        call: &'a (dyn Fn(Channel) -> Asked<'a> + Sync),
+    ) -> BoxFuture<'a, Result<(), CallFailed>> {
+        Box::pin(async move {
+            let is_hedged = repeat == Repeat::Hedged;
+            let hedge_after = if is_hedged { HEDGE_AFTER } else { Duration::MAX };
+            let deadline = self.deadline();
+            let mut backoff = Backoff::new(&self.env.random);
+            let mut attempts = Attempts::default();
+            let mut trouble = self.notices.trouble(what.into(), None);
+            let judge = |failure: &Failure, is_last: bool| {
+                let again = match attempts.failed(failure) {
+                    Disposition::Retry => true,
+                    Disposition::Unknown => repeat != Repeat::IfDefinite,
+                    // The broker that refused may know less than one that has not answered yet.
+                    Disposition::Refuse => return OnFailure::Wait,
+                };
+                // The next broker is asked without delay; there is a delay only after a whole round of failures.
+                let delay = if is_last {
+                    backoff.next(failure.retry_delay)
+                } else {
+                    Duration::ZERO
+                };
+                if !again || Instant::now() + delay >= deadline {
+                    return OnFailure::GiveUp;
+                }
+                trouble.failed(failure, Next::until(deadline, delay));
+                OnFailure::Ask(delay)
             };
-            // The next broker is asked without delay; there is a delay only after a whole round of failures.
-            let delay = if is_last {
-                backoff.next(failure.retry_delay)
-            } else {
-                Duration::ZERO
-            };
-            if !again || Instant::now() + delay >= deadline {
-                return OnFailure::GiveUp;
+            let answer = self.metadata.ask_in_turn(within, hedge_after, call, judge).await;
+            if answer.is_ok() {
+                trouble.works();
             }
-            trouble.failed(failure, Next::until(deadline, delay));
-            OnFailure::Ask(delay)
-        };
-        let answer = self.metadata.ask_in_turn(within, hedge_after, call, judge).await;
-        if answer.is_ok() {
-            trouble.works();
-        }
-        answer.map_err(|last| {
-            let failed = attempts.give_up(last);
-            if is_hedged { failed.without_effect() } else { failed }
+            answer.map_err(|last| {
+                let failed = attempts.give_up(last);
+                if is_hedged { failed.without_effect() } else { failed }
+            })
         })
     }
 

@@ -50,6 +50,24 @@ pub enum ClientError {
         queue: Arc<str>,
     },
 
+    /// There is no such exchange, or it was deleted.
+    #[error("exchange {exchange:?} does not exist; create it first")]
+    UnknownExchange {
+        /// The exchange's name.
+        exchange: Arc<str>,
+    },
+
+    /// The message was mandatory, and no queue is bound for it: it is nowhere.
+    #[error(
+        "no queue is bound for routing key {routing_key:?} of exchange {exchange:?}; bind one, or trace the message"
+    )]
+    Unroutable {
+        /// The exchange's name.
+        exchange: Arc<str>,
+        /// The message's routing key.
+        routing_key: Arc<str>,
+    },
+
     /// The message is not this consumer's any more: its lease ran out, and somebody else has it, or it is dead. What was done with it may
     /// be done again.
     #[error("the lease of the message is lost: somebody else has the message, or it is dead")]
@@ -262,6 +280,8 @@ impl ClientError {
             Self::RecordTooLarge { .. } => Some(Reason::RecordTooLarge),
             Self::UnknownTopic { .. } => Some(Reason::UnknownTopic),
             Self::UnknownQueue { .. } => Some(Reason::UnknownQueue),
+            Self::UnknownExchange { .. } => Some(Reason::UnknownExchange),
+            Self::Unroutable { .. } => Some(Reason::Unroutable),
             Self::LeaseLost => Some(Reason::LeaseLost),
             Self::UnknownPartition { .. } => Some(Reason::UnknownPartition),
             Self::OffsetOutOfRange { .. } => Some(Reason::OffsetOutOfRange),

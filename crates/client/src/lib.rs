@@ -1,4 +1,5 @@
-//! Jangada's client: [`Producer`], [`TransactionalProducer`], [`Consumer`], [`GroupConsumer`], [`Table`], [`Admin`].
+//! Jangada's client: [`Producer`], [`TransactionalProducer`], [`Consumer`], [`GroupConsumer`], [`Table`], [`QueueProducer`],
+//! [`QueueConsumer`], [`Publisher`], [`Admin`].
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), jangada_client::ClientError> {
@@ -38,7 +39,10 @@
 //! | `transaction` | a producer whose records are parts of transactions, and the loop that reads, transforms and writes exactly once |
 //! | `table` | the newest value of each key of a topic |
 //! | `queue` | work queues: a producer, a consumer with streams and leases, a worker, and calls that are answered once |
-//! | `admin` | one method for each call of the AdminService and the QueueAdminService, and the calls on groups from outside |
+//! | `exchange` | exchanges: a publisher, and bindings |
+//! | `sending` | what the producers of queues and the publishers share: messages are gathered into requests, lane by lane |
+//! | `admin` | one method for each call of the AdminService, the QueueAdminService and the ExchangeService, but for Publish, and the calls
+//! on groups from outside |
 //!
 //! # What holds
 //!
@@ -54,6 +58,7 @@
 )]
 
 mod admin;
+mod asked;
 mod attempts;
 mod backoff;
 mod channels;
@@ -62,6 +67,7 @@ mod cluster;
 mod config;
 mod consumer;
 mod error;
+mod exchange;
 mod group;
 mod isolation;
 mod metadata;
@@ -69,17 +75,19 @@ mod notice;
 mod offset_at;
 mod producer;
 mod queue;
+mod sending;
 mod table;
 mod transaction;
 mod wire_error;
 
 pub use admin::{
-    Admin, BrokerState, CatchUp, ClusterDescription, CommittedOffset, ConfigEntry, CreatedQueue, CreatedTopic,
-    DamagedReplica, DeadFilter, DeadLetter, DeadLetters, DeadLettersDone, GroupDescription, GroupListing, GroupMember,
-    GroupSummary, Leader, MetadataRole, NewQueue, NewSchedule, NewTopic, OwnedPartition, PartitionProducer,
-    PartitionState, QueueCounts, QueueDepth, QueueDescription, QueueMessages, QueueSchedule, QueueSchedules, QueueSeek,
-    QueueSummary, QueueTally, Redrive, RedriveProgress, Redriving, ScheduleIsPut, ScheduleTiming, TopicDescription,
-    TopicSummary, TransactionDescription, TransactionListing, WriteRefusal,
+    Admin, BrokerState, CameBy, CatchUp, ClusterDescription, CommittedOffset, ConfigEntry, CreatedExchange,
+    CreatedQueue, CreatedTopic, DamagedReplica, DeadFilter, DeadLetter, DeadLetters, DeadLettersDone,
+    ExchangeDescription, ExchangeLog, ExchangeSummary, GroupDescription, GroupListing, GroupMember, GroupSummary,
+    Leader, MessageTrace, MetadataRole, NewExchange, NewQueue, NewSchedule, NewTopic, OwnedPartition,
+    PartitionProducer, PartitionState, QueueCounts, QueueDepth, QueueDescription, QueueMessages, QueueSchedule,
+    QueueSchedules, QueueSeek, QueueSummary, QueueTally, Redrive, RedriveProgress, Redriving, ScheduleIsPut,
+    ScheduleTiming, TopicDescription, TopicSummary, TraceHop, TransactionDescription, TransactionListing, WriteRefusal,
 };
 pub use client::Client;
 pub use config::ClientConfig;
@@ -87,13 +95,17 @@ pub use consumer::{
     ConsumedRecord, Consumer, ConsumerConfig, EndOffsets, OffsetReset, OnBadBatch, RawBatches, Skipped, StartAt,
 };
 pub use error::{ClientError, Rejection};
+pub use exchange::{
+    Binding, BindingDestination, ExchangeKind, HeaderMatch, MatchMode, Publication, PublishedPlace, Publisher,
+    PublisherConfig,
+};
 pub use group::{
     Assignor, CommitMode, GroupConfig, GroupConsumer, GroupHandle, GroupMetadata, ListenerError, OffsetCommit,
     PartitionPosition, RebalanceListener, StartPositions, TopicPartition,
 };
 pub use isolation::Isolation;
 pub use jangada_env::Env;
-pub use jangada_types::{BrokerId, Codec, Header, Incarnation, NO_TIMESTAMP, QueueId, Reason, TopicId};
+pub use jangada_types::{BrokerId, Codec, ExchangeId, Header, Incarnation, NO_TIMESTAMP, QueueId, Reason, TopicId};
 pub use metadata::{PartitionMetadata, TopicMetadata};
 pub use notice::{NOTICE_TARGET, Notice, OnNotice, PositionReset, Retrying};
 pub use offset_at::{ListedOffset, OffsetAt};

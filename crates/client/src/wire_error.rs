@@ -102,8 +102,17 @@ impl Failure {
     }
 
     pub fn disposition(&self) -> Disposition {
+        match (self.definite, self.may_pass()) {
+            (true, true) => Disposition::Retry,
+            (true, false) => Disposition::Refuse,
+            (false, _) => Disposition::Unknown,
+        }
+    }
+
+    /// Whether the cause may be gone when the same is tried again.
+    pub fn may_pass(&self) -> bool {
         use Reason::*;
-        let again = match self.reason {
+        match self.reason {
             Some(
                 NotLeader
                 | StaleLeaderEpoch
@@ -129,11 +138,6 @@ impl Failure {
             Some(_) => false,
             // The reason is a newer broker's, or missing: the code and the retry hint decide.
             None => self.retry_delay.is_some() || !code_refuses(self.code),
-        };
-        match (self.definite, again) {
-            (true, true) => Disposition::Retry,
-            (true, false) => Disposition::Refuse,
-            (false, _) => Disposition::Unknown,
         }
     }
 

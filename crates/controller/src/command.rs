@@ -229,6 +229,46 @@ replicated! {
             #[prost(message, repeated, tag = "2")]
             bindings: Vec<Binding> as Vec<WireBinding>,
         },
+        /// Creates an exchange with a log: a topic of its own, which gets the bytes of its id. It is deleted by hand alone. From then on
+        /// no broker may join that does not know this command.
+        CreateLoggedExchange = 26 since 9 {
+            /// The exchange's id, chosen at random by the proposer.
+            #[prost(bytes = "vec", tag = "1")]
+            exchange_id: ExchangeId as Vec<u8>,
+            /// The exchange's name. If an exchange has it at the moment of apply, the command is rejected.
+            #[prost(string, tag = "2")]
+            name: String,
+            /// How it finds bindings.
+            #[prost(uint32, tag = "3")]
+            exchange_kind: ExchangeKind as u32,
+            /// The exchange, by name, that gets messages that match no binding. It need not be there.
+            #[prost(string, optional, tag = "4")]
+            alternate: Option<String>,
+            /// Whether messages come from other exchanges only.
+            #[prost(bool, tag = "5")]
+            is_internal: bool,
+            /// The settings of its topic that are set.
+            #[prost(btree_map = "string, string", tag = "6")]
+            config: BTreeMap<String, String>,
+            /// The replicas of each partition, by index, the preferred leader first.
+            #[prost(message, repeated, tag = "7")]
+            assignments: Vec<Vec<ReplicaId>> as Vec<WireReplicas>,
+        },
+        /// Creates a queue that is a view over the log of an exchange, and begins at its end. A fanout exchange has it bound with that.
+        CreateBoundQueue = 27 since 9 {
+            /// The queue's id, chosen at random by the proposer.
+            #[prost(bytes = "vec", tag = "1")]
+            queue_id: QueueId as Vec<u8>,
+            /// The queue's name. If a topic or queue has it at the moment of apply, the command is rejected.
+            #[prost(string, tag = "2")]
+            name: String,
+            /// The exchange, which has a log.
+            #[prost(bytes = "vec", tag = "3")]
+            exchange_id: ExchangeId as Vec<u8>,
+            /// The settings that differ from the defaults.
+            #[prost(btree_map = "string, string", tag = "4")]
+            config: BTreeMap<String, String>,
+        },
         /// A replica has durably deleted its data of these groups. Groups whose deletion is not owed (any more) are
         /// ignored.
         ReplicaDeleted = 7 since 1 {

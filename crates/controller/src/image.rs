@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use jangada_routing::Exchange;
 use jangada_types::{
-    BrokerId, ConfigError, GroupId, Incarnation, PartitionIndex, QueueId, ReplicaId, TopicConfig, TopicId,
+    BrokerId, ConfigError, ExchangeId, GroupId, Incarnation, PartitionIndex, QueueId, ReplicaId, TopicConfig, TopicId,
 };
 
 use crate::endpoints::Endpoints;
@@ -30,6 +30,9 @@ use crate::registration::{BrokerRegistration, DirectoryId};
 
 /// The name of the topic whose partitions are the coordinator's shards. No user's topic may begin with `__`.
 pub const COORDINATOR_TOPIC: &str = "__groups";
+
+/// The beginning of the names of topics that are logs of exchanges; the exchange's name follows.
+pub const EXCHANGE_LOG_PREFIX: &str = "__exchange.";
 
 /// The first producer id that is given out; lower ones never belong to a producer.
 pub const FIRST_PRODUCER_ID: i64 = 1000;
@@ -138,12 +141,15 @@ pub enum TopicKind {
     Coordinator,
     /// The partitions are logs of records that are the messages of one queue, which has the topic for itself.
     Queue,
+    /// The partitions are logs of records that were published to one exchange, which has the topic for itself, and are the messages of the
+    /// queues that are views over it.
+    Exchange,
 }
 
 impl TopicKind {
     /// Whether the partitions are logs of records.
     pub const fn is_of_records(self) -> bool {
-        matches!(self, Self::Log | Self::Queue)
+        matches!(self, Self::Log | Self::Queue | Self::Exchange)
     }
 }
 
@@ -356,6 +362,19 @@ impl Image {
     /// All exchanges, by id.
     pub fn exchanges(&self) -> impl ExactSizeIterator<Item = &Arc<Exchange>> {
         self.exchanges.iter()
+    }
+
+    /// The topic that is the log of an exchange; none: it has no log.
+    pub fn exchange_log(&self, id: ExchangeId) -> Option<&Arc<Topic>> {
+        self.topic(id.own_topic())
+            .filter(|topic| topic.kind == TopicKind::Exchange)
+    }
+
+    /// The exchange whose log a topic is.
+    pub fn exchange_of_log(&self, topic: &Topic) -> Option<&Arc<Exchange>> {
+        let is_its = |exchange: &&Arc<Exchange>| exchange.id.own_topic() == topic.id;
+        let id = (topic.kind == TopicKind::Exchange).then(|| ExchangeId::from_slice(topic.id.as_bytes()))??;
+        self.exchanges.get(id).filter(is_its)
     }
 
     /// The exchanges with their lookups.

@@ -285,6 +285,7 @@ impl Image {
                     let has = usize::try_from(partitions).is_ok_and(|partitions| partitions <= topic.partitions.len());
                     topic.kind == TopicKind::Log && has && self.topic_named(name).is_none()
                 }
+                QueueKind::Bound => topic.kind == TopicKind::Exchange && self.topic_named(name).is_none(),
             };
             if !fits {
                 return Err(format!(

@@ -3,7 +3,8 @@
 //! Invariants:
 //! - A queue id belongs to one queue. A name belongs to one topic or one queue; only an owned queue and its topic share one.
 //! - Each queue's topic is there. That of an owned queue is of [`TopicKind::Queue`](crate::TopicKind::Queue), and has the queue's
-//!   name and the bytes of its id; every such topic has its queue. That of a group queue is of [`TopicKind::Log`](crate::TopicKind::Log).
+//!   name and the bytes of its id; every such topic has its queue. That of a group queue is of [`TopicKind::Log`](crate::TopicKind::Log),
+//!   that of a bound queue of [`TopicKind::Exchange`](crate::TopicKind::Exchange), which has its exchange.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -71,6 +72,9 @@ pub enum QueueKind {
         /// The number of those partitions. In later ones the queue begins with the first record.
         partitions: u32,
     },
+    /// That of an exchange with a log, which is cut as its slowest queue needs it. The queue begins at the end that the log has when the
+    /// queue's slots are opened.
+    Bound,
 }
 
 impl QueueKind {
@@ -78,7 +82,7 @@ impl QueueKind {
     pub const fn scope(self) -> QueueScope {
         match self {
             Self::Owned => QueueScope::Owned,
-            Self::Group { .. } => QueueScope::Group,
+            Self::Group { .. } | Self::Bound => QueueScope::Group,
         }
     }
 }

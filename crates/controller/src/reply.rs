@@ -77,7 +77,7 @@ replicated! {
             #[prost(uint64, tag = "1")]
             version: u64,
         },
-        /// The reply to `CreateOwnedQueue` and `CreateGroupQueue`.
+        /// The reply to `CreateOwnedQueue`, `CreateGroupQueue` and `CreateBoundQueue`.
         QueueCreated = 15 {
             /// The queue's id, as in the command.
             #[prost(bytes = "vec", tag = "1")]
@@ -101,7 +101,7 @@ replicated! {
             #[prost(uint64, tag = "1")]
             version: u64,
         },
-        /// The reply to `CreateExchange`.
+        /// The reply to `CreateExchange` and `CreateLoggedExchange`.
         ExchangeCreated = 18 {
             /// The exchange's id, as in the command.
             #[prost(bytes = "vec", tag = "1")]

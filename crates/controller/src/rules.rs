@@ -78,6 +78,14 @@ pub(crate) fn is_users(topic: &Topic) -> Result<(), Rejection> {
                 topic.name
             ),
         )),
+        TopicKind::Exchange => Err(Rejection::new(
+            Reason::InvalidTopicName,
+            format!(
+                "topic {:?} is internal: it is the log of an exchange, and can't be changed, deleted or read by itself; create a queue \
+                 over the exchange, or delete the exchange",
+                topic.name
+            ),
+        )),
         TopicKind::Queue => Err(Rejection::new(
             Reason::WrongQueueKind,
             format!(

@@ -12,18 +12,20 @@
 //! The state is a few numbers, the producer table with the open transactions, and the slots of the partition's queues; the records
 //! stay in the log.
 
+mod incoming;
 mod queues;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use jangada_machine::{Effects, EncodedCommand, Machine, RestoreError, Retention};
 use jangada_queue::Slots;
 use jangada_types::batch::EndMarker;
-use jangada_types::{BatchHeader, CodecError, LeaderEpoch, LogPosition, Offset, ProducerEpoch, ProducerId};
+use jangada_types::{CodecError, LeaderEpoch, LogPosition, Offset, ProducerEpoch, ProducerId};
 
+use self::incoming::Incoming;
 use self::queues::number;
 use crate::check;
 use crate::command::{IdFinding, PartitionCommand};
-use crate::compaction::{Form, Original, Remains};
+use crate::compaction::{Form, Original};
 use crate::condition::{ConditionFailed, Conditions};
 use crate::producers::{Ending, Producers, Verdict};
 use crate::reply::{PartitionReply, Refusal};
@@ -58,44 +60,6 @@ pub struct PartitionState {
     slots: Slots,
     /// There was a transaction in this log, whether or not anything of it is left.
     has_transactions: bool,
-}
-
-/// A batch as far as apply looks at it: nothing that is folded into the state depends on its records.
-struct Incoming {
-    /// The batch's header, with the position that its producer wrote into it.
-    header: BatchHeader,
-    /// Size of the batch in bytes when it was appended, whatever of it is left.
-    size_bytes: u32,
-    /// Size of what is left of it, which no state depends on.
-    stored_bytes: u32,
-}
-
-impl Incoming {
-    fn of(batch: &Bytes) -> Self {
-        let size_bytes = u32::try_from(batch.len()).expect("a batch is at most 8 MiB");
-        Self {
-            header: BatchHeader::parse(batch).expect("the leader checked or made the batch before it proposed it"),
-            size_bytes,
-            stored_bytes: size_bytes,
-        }
-    }
-
-    /// Of a batch of which compaction has left some records.
-    fn compacted(original: &Original, batch: &Bytes) -> Self {
-        Self {
-            size_bytes: original.size_bytes,
-            ..Self::of(batch)
-        }
-    }
-
-    /// Of a batch of which compaction has left none.
-    fn emptied(original: &Original, remains: &Remains) -> Self {
-        Self {
-            header: remains.header(),
-            size_bytes: original.size_bytes,
-            stored_bytes: 0,
-        }
-    }
 }
 
 impl Default for PartitionState {
@@ -176,10 +140,15 @@ impl PartitionState {
         &self.slots
     }
 
-    /// The offset below which no queue whose log this is needs a record; none: there is no such queue.
+    /// The offset below which no queue needs a record, if the log is that of a queue, or of an exchange; none: there is no such queue.
     pub fn queue_floor(&self) -> Option<Offset> {
-        let floor = self.slots.floor()?;
-        Some(Offset(i64::try_from(floor).expect("an offset is below 2^60")))
+        self.slots.floor().map(offset_of)
+    }
+
+    /// The offset that no log start may pass, whoever asks for it: below it the queue whose own log this is needs no record; none: there is
+    /// no such queue. Of an exchange's log retention takes what its queues have not done, as of any topic's.
+    pub fn kept_from(&self) -> Option<Offset> {
+        self.slots.kept_from().map(offset_of)
     }
 
     /// [`Machine::apply`], with the row of the offset index that a batch gets, which is not among the effects.
@@ -437,7 +406,7 @@ impl PartitionState {
         if from != self.log_start || to < from || to > self.next_offset {
             return PartitionReply::LogStartMoved(self.log_start);
         }
-        if let Some(floor) = self.queue_floor().filter(|floor| to > *floor) {
+        if let Some(floor) = self.kept_from().filter(|floor| to > *floor) {
             return PartitionReply::LogStartHeld(floor);
         }
         self.log_start = to;
@@ -454,6 +423,11 @@ fn appended(row: &IndexEntry) -> PartitionReply {
         last_offset: row.last_offset,
         duplicate: false,
     }
+}
+
+/// A number of a slot as an offset.
+fn offset_of(number: u64) -> Offset {
+    Offset(i64::try_from(number).expect("an offset is below 2^60"))
 }
 
 /// A Raft term as a leader epoch.

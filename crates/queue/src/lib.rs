@@ -45,7 +45,7 @@ mod varint;
 
 pub use command::{
     Carry, CarryRefused, Fire, IdWindow, Mark, Marks, PackedMarks, PutSchedule, QueueOps, ScheduleCommand,
-    ScheduleRefused, Section, SectionKind,
+    ScheduleRefused, Section, SectionKind, SlotSet,
 };
 pub use engine::{Engine, Input, Output, Policy};
 pub use ids::{AttemptId, LeaseId, QueueId, SessionId, SlotId, TransactionId};

@@ -3,7 +3,7 @@
 
 use std::mem::size_of;
 
-use jangada_types::limits::{QUEUE_ATTEMPTS_MAX, QUEUE_LANES, QUEUE_LEASE_MS_MAX};
+use jangada_types::limits::{QUEUE_ATTEMPTS_MAX, QUEUE_LANES, QUEUE_LEASE_MS_MAX, VIEWS_PER_EXCHANGE_MAX};
 
 use crate::state::Held;
 
@@ -132,4 +132,5 @@ pub const ATTEMPTS_MAX: u16 = QUEUE_ATTEMPTS_MAX;
 
 const _: () = assert!(size_of::<Held>() == 32, "what a message in flight costs");
 const _: () = assert!(ATTEMPTS_MAX < u16::MAX, "the counters of a message hold it");
+const _: () = assert!(VIEWS_PER_EXCHANGE_MAX <= SLOTS_MAX, "each view has a slot");
 const _: () = assert!(OPS_BYTES * OPS_UNDER_WAY_MAX <= 4 << 20, "acks in flight stay small");

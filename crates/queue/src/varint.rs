@@ -13,6 +13,11 @@ pub(crate) fn put_varint(out: &mut impl BufMut, mut value: u64) {
     out.put_u8(value as u8);
 }
 
+/// How many bytes [`put_varint`] writes.
+pub(crate) fn varint_bytes(value: u64) -> usize {
+    (u64::BITS - (value | 1).leading_zeros()).div_ceil(7) as usize
+}
+
 /// The number at the beginning of `input`; none: it is cut off, too long, or not in its only form.
 pub(crate) fn get_varint(input: &mut &[u8]) -> Option<u64> {
     let bytes = *input;
@@ -41,6 +46,7 @@ mod tests {
         for value in [0, 1, 127, 128, 300, u64::from(u32::MAX), u64::MAX] {
             let mut out = Vec::new();
             put_varint(&mut out, value);
+            assert_eq!(varint_bytes(value), out.len());
             let mut input = &out[..];
             assert_eq!((get_varint(&mut input), input.len()), (Some(value), 0));
         }

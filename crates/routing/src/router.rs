@@ -53,6 +53,14 @@ pub struct Scratch {
     visited: Stamps,
     next: Vec<u32>,
     queues: Vec<QueueId>,
+    by_alternate: bool,
+}
+
+impl Scratch {
+    /// Whether the last message that was resolved came to an alternate exchange on its way.
+    pub fn by_alternate(&self) -> bool {
+        self.by_alternate
+    }
 }
 
 /// The compiled exchanges of one version of the metadata.
@@ -146,7 +154,9 @@ impl Router {
             visited,
             next,
             queues,
+            by_alternate,
         } = scratch;
+        *by_alternate = false;
         queues.clear();
         next.clear();
         visited.reset(self.nodes.len());
@@ -174,6 +184,7 @@ impl Router {
             if let Some(alternate) = node.alternate.filter(|_| !is_matched)
                 && visited.add(alternate)
             {
+                *by_alternate = true;
                 next.push(alternate);
             }
         }

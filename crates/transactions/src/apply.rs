@@ -67,9 +67,24 @@ impl Image {
                 self.judge_add(id, *producer, *seq, partitions, groups)?;
                 self.change(id, |row| {
                     row.begin(*seq, *at_ms);
-                    row.partitions.extend(partitions);
-                    row.groups.extend(groups.iter().cloned());
-                    row.metadata_version = row.metadata_version.max(*metadata_version);
+                    row.add(partitions, groups, *metadata_version);
+                    Ok(1)
+                })
+            }
+            Command::Begin {
+                id,
+                producer,
+                seq,
+                partitions,
+                groups,
+                metadata_version,
+                at_ms,
+            } => {
+                self.judge_begin(id, *producer, *seq, partitions, groups)?;
+                self.change(id, |row| {
+                    row.complete(id, row.seq, *at_ms)?;
+                    row.begin(*seq, *at_ms);
+                    row.add(partitions, groups, *metadata_version);
                     Ok(1)
                 })
             }
@@ -126,6 +141,20 @@ impl Image {
         rules::room_for_participants(self, row, partitions, groups)
     }
 
+    fn judge_begin(
+        &self,
+        id: &str,
+        producer: Producer,
+        seq: u64,
+        partitions: &[GroupId],
+        groups: &[Arc<str>],
+    ) -> Result<(), Rejection> {
+        let row = self.id(id).ok_or_else(|| rules::changed(id))?;
+        let is_next = row.state.is_prepare() && row.seq.checked_add(1) == Some(seq);
+        ensure(is_next && row.producer == producer && producer.is_usable(), id)?;
+        rules::room_for_next(self, partitions, groups)
+    }
+
     /// Changes a row, and counts its size anew. A change that is refused changes nothing.
     fn change(
         &mut self,
@@ -172,6 +201,12 @@ impl TransactionalId {
         self.seq = seq;
         self.started_ms = at_ms;
         self.metadata_version = 0;
+    }
+
+    fn add(&mut self, partitions: &[GroupId], groups: &[Arc<str>], metadata_version: u64) {
+        self.partitions.extend(partitions);
+        self.groups.extend(groups.iter().cloned());
+        self.metadata_version = self.metadata_version.max(metadata_version);
     }
 
     /// Decides how the transaction ends. None: it cannot end like this.

@@ -102,5 +102,29 @@ replicated! {
             #[prost(uint64, tag = "2")]
             touched_ms: u64,
         },
+        /// All markers of the last transaction are written, and the next one begins: [`Command::Complete`] and [`Command::Add`] in one.
+        Begin = 6 since 10 {
+            /// The transactional id.
+            #[prost(string, tag = "1")]
+            id: Arc<str> as String,
+            /// The producer whose transaction it is.
+            #[prost(message, required, tag = "2")]
+            producer: Producer as WireProducer,
+            /// The transaction that begins.
+            #[prost(uint64, tag = "3")]
+            seq: u64,
+            /// The partitions, by their Raft groups.
+            #[prost(uint64, repeated, tag = "4")]
+            partitions: Vec<GroupId> as Vec<u64>,
+            /// The names of the consumer groups.
+            #[prost(string, repeated, tag = "5")]
+            groups: Vec<Arc<str>> as Vec<String>,
+            /// The version of the cluster's metadata that has the partitions.
+            #[prost(uint64, tag = "6")]
+            metadata_version: u64,
+            /// The leader's clock, milliseconds since the Unix epoch.
+            #[prost(uint64, tag = "7")]
+            at_ms: u64,
+        },
     }
 }

@@ -128,8 +128,28 @@ pub(crate) fn room_for_participants(
         .filter(|partition| !row.partitions.contains(partition));
     let new_partitions = new.count();
     let new_groups = groups.iter().filter(|name| !row.groups.contains(*name));
+    room_for(
+        image,
+        (row.partitions.len(), new_partitions),
+        row.groups.len(),
+        new_groups,
+    )
+}
+
+/// Judges whether the transaction behind one that is being ended has room for these partitions and groups. What the one before has goes in
+/// the same command, and is counted all the same: the next addition has its room.
+pub(crate) fn room_for_next(image: &Image, partitions: &[GroupId], groups: &[Arc<str>]) -> Result<(), Rejection> {
+    room_for(image, (0, partitions.len()), 0, groups.iter())
+}
+
+fn room_for<'a>(
+    image: &Image,
+    (partitions, new_partitions): (usize, usize),
+    groups: usize,
+    new_groups: impl Iterator<Item = &'a Arc<str>>,
+) -> Result<(), Rejection> {
     let (count, bytes) = new_groups.fold((0, 0), |(count, bytes), name| (count + 1, bytes + size::group(name)));
-    if row.partitions.len() + new_partitions > PARTICIPANTS_MAX || row.groups.len() + count > PARTICIPANTS_MAX {
+    if partitions + new_partitions > PARTICIPANTS_MAX || groups + count > PARTICIPANTS_MAX {
         let what = format!("a transaction would have more than {PARTICIPANTS_MAX} partitions or groups: divide it");
         return Err(too_many(what).with("limit", PARTICIPANTS_MAX));
     }

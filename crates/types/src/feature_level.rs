@@ -7,7 +7,7 @@
 
 /// The highest feature level that this build understands. A build that folds a command in another way than its
 /// predecessor, or knows a new one, has a higher level.
-pub const FEATURE_LEVEL: u32 = 9;
+pub const FEATURE_LEVEL: u32 = 10;
 
 /// The first level that knows the topic settings `message.timestamp.before.max.ms`, `message.timestamp.after.max.ms`
 /// and `validation.compressed`.

@@ -319,11 +319,16 @@ impl ExchangeId {
     pub const fn to_bytes(self) -> [u8; 16] {
         self.0.to_be_bytes()
     }
+
+    /// The id of the topic that an exchange with a log has for itself.
+    pub const fn own_topic(self) -> TopicId {
+        TopicId::from_u128(self.0)
+    }
 }
 
 impl fmt::Display for ExchangeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&TopicId::from_u128(self.0), f)
+        fmt::Display::fmt(&self.own_topic(), f)
     }
 }
 

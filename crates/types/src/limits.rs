@@ -167,6 +167,15 @@ pub const EXCHANGES_MAX: usize = 10_000;
 /// Bindings of all exchanges of a cluster. Each is in every broker's memory, and in the metadata's snapshot.
 pub const BINDINGS_MAX: usize = 100_000;
 
+/// How long the log of an exchange keeps records that a queue has not settled, if nobody says, milliseconds: 14 days.
+pub const EXCHANGE_LOG_RETENTION_MS: u64 = 14 * 86_400_000;
+
+/// How many bytes of them each partition of the log keeps, if nobody says: 10 GiB.
+pub const EXCHANGE_LOG_RETENTION_BYTES: u64 = 10 << 30;
+
+/// Queues that are views over the log of one exchange: the slots that a partition may have.
+pub const VIEWS_PER_EXCHANGE_MAX: usize = 1_000;
+
 /// Bindings of one exchange. A change of one copies the set that they are in, and has their table compiled again.
 pub const BINDINGS_PER_EXCHANGE_MAX: usize = 20_000;
 
@@ -187,6 +196,13 @@ pub const BINDING_HEADERS_BYTES_MAX: usize = KIB;
 
 /// Exchanges that one message may pass, its first one and alternate ones among them. It bounds what a message costs.
 pub const EXCHANGES_PER_MESSAGE_MAX: usize = 64;
+
+/// Messages that one request may publish. Each has an answer of its own.
+pub const PUBLISH_MESSAGES_MAX: usize = 10_000;
+
+/// Copies that the messages of one request may be together, one for each queue that a message is for: each has a place in the answer,
+/// with the name of its queue.
+pub const PUBLISH_COPIES_MAX: usize = 1 << 16;
 
 /// Bytes of one chunk of a state machine's state, as it is stored and as it is sent to another broker. Neither end has more than a
 /// few of them in memory.
@@ -242,6 +258,14 @@ const _: () = {
     assert!(FETCH_BYTES_MAX + MESSAGE_OVERHEAD_BYTES <= RESPONSE_BYTES_MAX);
     assert!(PLAIN_BYTES_MAX + MESSAGE_OVERHEAD_BYTES <= RESPONSE_BYTES_MAX);
     assert!(PLAIN_PIECE_BYTES + MESSAGE_OVERHEAD_BYTES < 4 * MIB && PLAIN_PIECE_BYTES <= PLAIN_BYTES_MAX);
+    assert!(
+        PUBLISH_COPIES_MAX * (TOPIC_NAME_BYTES_MAX + 64) <= RESPONSE_BYTES_MAX,
+        "a response has room for all places"
+    );
+    assert!(
+        QUEUES_MAX <= PUBLISH_COPIES_MAX,
+        "one message alone can always be published"
+    );
     assert!(PRODUCE_TIMEOUT_MS_DEFAULT <= PRODUCE_TIMEOUT_MS_MAX);
     assert!(
         PRODUCERS_PER_PARTITION_MAX * 140 + MESSAGE_OVERHEAD_BYTES <= STATE_ROW_BYTES_MAX,

@@ -107,7 +107,7 @@ impl BeyondDesk for NodeBeyondDesks {
             })?;
             let produced = match target.topic.kind {
                 TopicKind::Queue => append_to_queue(&node, &self.context(), &target, batch, timeout).await?,
-                TopicKind::Log | TopicKind::Coordinator => {
+                TopicKind::Log | TopicKind::Coordinator | TopicKind::Exchange => {
                     let append = Append {
                         payload: ReadyBatch {
                             message_bytes: batch.len(),
@@ -146,7 +146,7 @@ impl BeyondDesk for NodeBeyondDesks {
 
 fn target_of(topic: &Arc<Topic>, index: PartitionIndex) -> Result<DeadLetterTarget, RequestError> {
     let name = topic.name.clone();
-    if topic.kind == TopicKind::Coordinator {
+    if matches!(topic.kind, TopicKind::Coordinator | TopicKind::Exchange) {
         let message = format!("topic {name:?} is internal, and takes no dead letters");
         return Err(RequestError::new(Reason::InvalidTopicName, message));
     }

@@ -14,8 +14,8 @@ use super::queue_messages::{self, letters, peek, receive, send, settle};
 use super::resolve::QueueName;
 use super::transactions::{self, TransactionCoordinator};
 use super::{
-    damage, group_list, metadata, offsets, partition_admin, partition_states, queue_depth, queue_expiry, resolve,
-    schedules,
+    damage, exchange_log, group_list, metadata, offsets, partition_admin, partition_states, queue_depth, queue_expiry,
+    resolve, schedules,
 };
 use crate::error::RequestError;
 use crate::node::Node;
@@ -54,6 +54,7 @@ pub(crate) async fn answer(node: &Arc<Node>, question: &Call) -> Result<Option<A
         Call::DescribeDamage(_) => Answer::DescribeDamage(damage::of_this_broker(node)),
         Call::ListGroups(_) => Answer::ListGroups(group_list::of_this_broker(node).await?),
         Call::KnowsLeaders(asked) => Answer::KnowsLeaders(metadata::knows_leaders(node, asked).await?),
+        Call::KnowsVersion(asked) => Answer::KnowsVersion(metadata::knows_version(node, asked).await?),
         Call::SchedulesHere(asked) => Answer::SchedulesHere(schedules::of_this_broker(node, asked)),
         Call::CountQueue(asked) => Answer::CountQueue(queue_depth::of_this_broker(node, asked.queue).await),
         Call::AskUnused(asked) => Answer::AskUnused(queue_expiry::of_this_broker(node, asked.queue, asked.step)),
@@ -175,6 +176,7 @@ pub(crate) async fn carry_out(
             let queue = queue_messages::find(node, &QueueName::Id(wanted.at.queue))?;
             Answer::AppendLetters(letters::append_here(node, context, &queue, wanted).await?)
         }
+        Call::AppendToLog(wanted) => Answer::AppendToLog(exchange_log::append_here(node, context, wanted).await?),
         Call::ReceiveMessages(wanted) => {
             let queue = queue_messages::find(node, &QueueName::Id(wanted.at.queue))?;
             let received = receive::receive_here(node, context, &queue, wanted).await?;

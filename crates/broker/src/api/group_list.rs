@@ -8,7 +8,7 @@ use jangada_controller::Topic;
 use jangada_types::{BrokerId, PartitionIndex, Reason};
 
 use super::call::cluster::{GroupList, GroupSummary, ListGroups};
-use super::passing::ask;
+use super::passing::{ask, whole};
 use crate::error::RequestError;
 use crate::groups::CoordinatorReplica;
 use crate::node::Node;
@@ -30,8 +30,12 @@ pub(super) async fn of_this_broker(node: &Arc<Node>) -> Result<GroupList, Reques
     }
 }
 
-/// The groups that all brokers list which answer.
+/// The groups that all brokers list which answer. A shard that has no leader for the moment is waited for, see [`whole`].
 pub(super) async fn of_all_brokers(node: &Arc<Node>) -> GroupList {
+    whole(|| gather(node), |list| list.missing_shards.is_empty()).await
+}
+
+async fn gather(node: &Arc<Node>) -> GroupList {
     let image = node.metadata.image();
     // Who only lists creates nothing: that would keep older brokers out.
     let Some(topic) = image.coordinator() else {

@@ -1,4 +1,4 @@
-//! Waiting until every broker knows who leads a new topic: clients may ask any of them next.
+//! Waiting until every broker knows who leads a new topic, or what was changed of the metadata: clients may ask any of them next.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,12 +7,12 @@ use jangada_controller::Partition;
 use jangada_types::{BrokerId, Reason, TopicId};
 use tokio::time::{Instant, timeout_at};
 
-use super::call::cluster::KnowsLeaders;
+use super::call::cluster::{KnowsLeaders, KnowsVersion};
 use super::passing::{QUESTION_TIMEOUT, ask};
 use crate::error::RequestError;
 use crate::node::Node;
 
-/// How long creating a topic waits until all brokers know all leaders.
+/// How long a change waits until all brokers know it, and all leaders of a topic.
 const KNOWN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Between two questions to a broker that does not know all leaders yet: at first, and at most.
 const BACKOFF_MIN: Duration = Duration::from_millis(25);
@@ -45,16 +45,38 @@ pub(super) async fn await_leaders(
     timeout_at(deadline, known_here(node, topic))
         .await
         .map_err(|_| lacks(node.broker()))?;
-    let image = node.metadata.image();
-    let others = image
-        .brokers()
-        .map(|broker| broker.id)
-        .filter(|broker| *broker != node.broker() && node.registry().is_alive(*broker));
-    let waits = others.map(|broker| async move {
+    let waits = live_others(node).into_iter().map(|broker| async move {
         let known = timeout_at(deadline, known_by(node, broker, topic, version)).await;
         known.map_err(|_| lacks(broker))
     });
     futures::future::try_join_all(waits).await.map(drop)
+}
+
+/// Returns when every live broker has this version of the metadata. `what`: what it brings, for the error.
+///
+/// # Errors
+/// NOT_READY, not definite: a broker does not have it after 30 s.
+pub(super) async fn await_version(node: &Arc<Node>, what: &str, version: u64) -> Result<(), RequestError> {
+    let deadline = Instant::now() + KNOWN_TIMEOUT;
+    let waits = live_others(node).into_iter().map(|broker| async move {
+        let known = timeout_at(deadline, version_known_by(node, broker, version)).await;
+        known.map_err(|_| {
+            let message = format!(
+                "{what} is in the metadata, version {version}, but broker {broker} does not know it after {KNOWN_TIMEOUT:?}; see \
+                 `jangada cluster health`"
+            );
+            RequestError::new(Reason::NotReady, message).unknown()
+        })
+    });
+    futures::future::try_join_all(waits).await.map(drop)
+}
+
+/// The other brokers that are alive, as far as this one knows.
+fn live_others(node: &Node) -> Vec<BrokerId> {
+    let image = node.metadata.image();
+    let others = image.brokers().map(|broker| broker.id);
+    let is_live = |broker: &BrokerId| *broker != node.broker() && node.registry().is_alive(*broker);
+    others.filter(is_live).collect()
 }
 
 /// Returns when this broker knows them.
@@ -105,6 +127,20 @@ async fn known_by(node: &Node, broker: BrokerId, topic: TopicId, min_version: u6
         let knows = ask(node, broker, asked, QUESTION_TIMEOUT).await;
         // A broker that died meanwhile need not know.
         if knows.unwrap_or_else(|| !node.registry().is_alive(broker)) {
+            return;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(BACKOFF_MAX);
+    }
+}
+
+/// Returns when another broker has this version of the metadata.
+async fn version_known_by(node: &Node, broker: BrokerId, min_version: u64) {
+    let mut pause = BACKOFF_MIN;
+    loop {
+        let known = ask(node, broker, KnowsVersion { min_version }, QUESTION_TIMEOUT).await;
+        // A broker that died meanwhile need not know.
+        if known.is_some() || !node.registry().is_alive(broker) {
             return;
         }
         tokio::time::sleep(pause).await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jangada_controller::{Broker, Image, Topic, TopicKind};
 use jangada_types::{BrokerId, GroupId, LeaderEpoch};
 
-use super::call::cluster::KnowsLeaders;
+use super::call::cluster::{KnowsLeaders, KnowsVersion};
 use super::resolve::TopicRef;
 use crate::error::RequestError;
 use crate::node::Node;
@@ -94,6 +94,15 @@ pub(super) async fn knows_leaders(node: &Node, asked: &KnowsLeaders) -> Result<b
         .wait_for_version(asked.min_version, VERSION_TIMEOUT)
         .await?;
     Ok(image.topic(asked.topic).is_none_or(|topic| all_led(node, topic)))
+}
+
+/// Returns when this broker's metadata have a version.
+///
+/// # Errors
+/// NOT_READY: they do not have it within 5 s.
+pub(super) async fn knows_version(node: &Node, asked: &KnowsVersion) -> Result<(), RequestError> {
+    let known = node.metadata.wait_for_version(asked.min_version, VERSION_TIMEOUT);
+    known.await.map(drop)
 }
 
 fn all_led(node: &Node, topic: &Topic) -> bool {

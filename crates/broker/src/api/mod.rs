@@ -15,9 +15,11 @@
 //! - [`groups`]: consumer groups. [`transactions`]: transactional ids; both are in the coordinator's [`shards`].
 //! - [`queue_messages`]: messages of queues, sent, handed out, and settled. [`queue_depth`]: how many there are, and what is done to all of
 //!   a partition; [`queue_redrive`]: to dead letters of all partitions.
+//! - [`exchange_log`]: messages that are published to an exchange with a log, for all of its queues at once.
 //! - [`schedules`]: schedules of queues.
 //! - [`beyond_desks`]: dead letters that go to other topics, with this broker as their client.
 //! - [`queue_expiry`]: the end of queues that nobody uses.
+//! - [`exchanges`]: exchanges and bindings, created, shown and deleted. [`publish`]: messages to the queues that are bound for them.
 //! - [`topics`]: creating, changing and deleting them; [`leaders_known`]: until clients can use them.
 //! - [`partition_admin`]: dropping records, handing a leadership over.
 //! - [`metadata`]: brokers, topics, leaders.
@@ -34,6 +36,8 @@ pub(crate) mod carry_out;
 pub(crate) mod cluster;
 pub(crate) mod context;
 mod damage;
+pub(crate) mod exchange_log;
+pub(crate) mod exchanges;
 pub(crate) mod fetch;
 mod gathering;
 mod group_list;
@@ -48,6 +52,7 @@ mod passing;
 pub(crate) mod peers;
 pub(crate) mod produce;
 pub(crate) mod producers;
+pub(crate) mod publish;
 pub(crate) mod queue_depth;
 mod queue_expiry;
 pub(crate) mod queue_messages;

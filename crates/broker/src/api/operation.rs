@@ -96,6 +96,14 @@ operations! {
     PutSchedule = "QueueAdminService/PutSchedule" changes,
     DeleteSchedule = "QueueAdminService/DeleteSchedule" changes,
     ListSchedules = "QueueAdminService/ListSchedules" reads,
+    CreateExchange = "ExchangeService/CreateExchange" changes,
+    ListExchanges = "ExchangeService/ListExchanges" reads,
+    DescribeExchange = "ExchangeService/DescribeExchange" reads,
+    DeleteExchange = "ExchangeService/DeleteExchange" changes,
+    Bind = "ExchangeService/Bind" changes,
+    Unbind = "ExchangeService/Unbind" changes,
+    TraceMessage = "ExchangeService/TraceMessage" reads,
+    Publish = "ExchangeService/Publish" changes carries,
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use jangada_types::{BrokerId, Reason};
+use tokio::time::Instant;
 
 use super::call::Passable;
 use super::context::{RequestContext, Route};
@@ -19,6 +20,10 @@ pub(crate) const PASS_TIMEOUT: Duration = Duration::from_secs(15);
 pub(super) const QUESTION_TIMEOUT: Duration = Duration::from_secs(15);
 /// When as many calls as may be are under way to a broker, another one should be tried after this time.
 const BUSY_RETRY: Duration = Duration::from_millis(100);
+/// How long what all brokers know together is asked for again when some of it is missing: an election takes less.
+const WHOLE_WITHIN: Duration = Duration::from_secs(3);
+/// Time between two such questions.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// Has the leader of a partition answer a call, and counts that. `within`: how long that one may take for it; a client
 /// that waits less is answered sooner.
@@ -68,6 +73,19 @@ async fn pass<R: Passable>(
         Err(error) => Err(error),
     };
     answer.map_err(|error| refusal(target, leader, error, R::OPERATION.changes()))
+}
+
+/// Gathers what all brokers know together, again when it is not whole: a group that elects its leader, as it does on its first use and
+/// when a broker died, answers a moment later. What is still missing in the end is for the caller to tell.
+pub(super) async fn whole<L, F: Future<Output = L>>(gather: impl Fn() -> F, is_whole: impl Fn(&L) -> bool) -> L {
+    let deadline = Instant::now() + WHOLE_WITHIN;
+    loop {
+        let gathered = gather().await;
+        if is_whole(&gathered) || Instant::now() >= deadline {
+            return gathered;
+        }
+        tokio::time::sleep(ASK_AGAIN_AFTER).await;
+    }
 }
 
 /// Asks another broker what it knows, for this broker itself. None: it does not say, or not in time.

@@ -4,15 +4,22 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jangada_controller::admission::{self, CreateQueue, NewQueue, QueueSource};
-use jangada_controller::{Command, Image, QUEUES_FEATURE_LEVEL, Queue, QueueStart, Topic};
+use jangada_controller::{
+    Command, EXCHANGES_FEATURE_LEVEL, Image, QUEUES_FEATURE_LEVEL, Queue, QueueKind, QueueStart, Topic,
+};
 use jangada_types::{QueueId, Reason, TopicId};
+use tokio::time::{Duration, Instant};
 
 use super::leaders_known::await_leaders;
+use super::queue_depth;
 use super::resolve::{self, QueueName, TopicRef};
 use super::topics::{self, replicas_of};
 use crate::cluster::placement::can_take_replicas;
 use crate::error::RequestError;
 use crate::node::Node;
+
+/// How long creating a view over an exchange's log waits for its slots.
+const SLOTS_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The queue that is wanted.
 pub(crate) struct QueueWanted {
@@ -34,6 +41,8 @@ pub(crate) enum MessagesWanted {
     },
     /// In an ordinary topic.
     Topic { topic: TopicRef, start: QueueStart },
+    /// In the log of the exchange of this name.
+    Exchange(String),
 }
 
 /// The queue that is there now.
@@ -92,6 +101,7 @@ pub(crate) async fn create(node: &Arc<Node>, wanted: QueueWanted) -> Result<Queu
             topic: resolve::topic(&image, topic)?,
             start: *start,
         },
+        MessagesWanted::Exchange(name) => QueueSource::Exchange(resolve::exchange(&image, name)?),
     };
     let new = NewQueue {
         name: &wanted.name,
@@ -102,12 +112,16 @@ pub(crate) async fn create(node: &Arc<Node>, wanted: QueueWanted) -> Result<Queu
     if let CreateQueue::Exists(queue) = admission::validate_create_queue(&image, &new)? {
         return existing(node, &image, &queue).await;
     }
-    node.metadata.require_feature_level(QUEUES_FEATURE_LEVEL).await?;
+    let level = match source {
+        QueueSource::Own { .. } | QueueSource::Topic { .. } => QUEUES_FEATURE_LEVEL,
+        QueueSource::Exchange(_) => EXCHANGES_FEATURE_LEVEL,
+    };
+    node.metadata.require_feature_level(level).await?;
     let random = node.env.random.new_id().as_u128();
     let id = QueueId(random);
     let brokers = match source {
         QueueSource::Own { replicas, .. } => can_take_replicas(node.registry(), &image, replicas as usize),
-        QueueSource::Topic { .. } => Vec::new(),
+        QueueSource::Topic { .. } | QueueSource::Exchange(_) => Vec::new(),
     };
     let seed = topics::seed_of(TopicId::from_u128(random));
     let command = admission::place_queue(&new, &brokers, id, seed)?;
@@ -149,6 +163,9 @@ async fn existing(node: &Arc<Node>, image: &Image, queue: &Queue) -> Result<Queu
     let topic = topic.ok_or_else(|| RequestError::new(Reason::Internal, "the queue's topic is not in the metadata"))?;
     let version = image.version();
     await_leaders(node, &topic.name, topic.id, version).await?;
+    if queue.kind == QueueKind::Bound {
+        await_slots(node, queue, topic).await?;
+    }
     Ok(QueueCreated {
         id: queue.id,
         created: false,
@@ -156,6 +173,28 @@ async fn existing(node: &Arc<Node>, image: &Image, queue: &Queue) -> Result<Queu
         partitions: topics::count(topic.partitions.len()),
         replicas: replicas_of(topic),
     })
+}
+
+/// Returns when the queue has a slot in each partition of its exchange's log: from then on it gets what is published.
+///
+/// # Errors
+/// NOT_READY, not definite: there is one without it after 30 s.
+async fn await_slots(node: &Arc<Node>, queue: &Queue, topic: &Topic) -> Result<(), RequestError> {
+    let deadline = Instant::now() + SLOTS_TIMEOUT;
+    loop {
+        // Each round asks again for up to a second.
+        let depths = queue_depth::of_all_brokers(node, queue, topic).await;
+        let Some((index, _)) = depths.iter().find(|(_, depth)| depth.is_none()) else {
+            return Ok(());
+        };
+        if Instant::now() >= deadline || node.metadata.image().queue(queue.id).is_none() {
+            let message = format!(
+                "queue {:?} exists, but has no place in partition {index} of the exchange's log yet; see `jangada queue describe`",
+                queue.name
+            );
+            return Err(RequestError::new(Reason::NotReady, message).unknown());
+        }
+    }
 }
 
 /// Changes a queue's settings: the version of the metadata that has them.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use jangada_controller::{Image, Queue, Topic, TopicKind};
+use jangada_routing::Exchange;
 use jangada_types::{PartitionIndex, QueueId, Reason, TopicId};
 
 use crate::error::RequestError;
@@ -58,6 +59,12 @@ pub(crate) fn partition_of_records(image: &Image, wanted: &PartitionRef) -> Resu
                 "topic {name:?} is internal: it holds the cluster's consumer groups, not records; use the group service"
             ),
         )),
+        TopicKind::Exchange => Err(RequestError::new(
+            Reason::InvalidTopicName,
+            format!(
+                "topic {name:?} is internal: it is the log of an exchange; publish to that, and receive from its queues"
+            ),
+        )),
         TopicKind::Queue => Err(RequestError::new(
             Reason::WrongQueueKind,
             format!("{name:?} is a queue: its messages are sent and received with the queue service"),
@@ -98,6 +105,17 @@ pub(crate) fn topic<'a>(image: &'a Image, wanted: &TopicRef) -> Result<&'a Arc<T
             .topic_named(name)
             .ok_or_else(|| unknown(format!("there is no topic {name:?}"))),
     }
+}
+
+/// The exchange with that name.
+///
+/// # Errors
+/// UNKNOWN_EXCHANGE.
+pub(crate) fn exchange<'a>(image: &'a Image, name: &str) -> Result<&'a Arc<Exchange>, RequestError> {
+    image.exchange_table().named(name).ok_or_else(|| {
+        let message = format!("there is no exchange {name:?}: list the exchanges to see what exists");
+        RequestError::new(Reason::UnknownExchange, message)
+    })
 }
 
 /// The queue with that name.

@@ -58,7 +58,7 @@ impl Opener {
         let id = (opening.group, opening.replica);
         let name = opening.name();
         let opened = match opening.topic.kind {
-            TopicKind::Log | TopicKind::Queue => {
+            TopicKind::Log | TopicKind::Queue | TopicKind::Exchange => {
                 let config = opening.config.clone()?;
                 let state = self.partitions.empty_partition((opening.group, name.clone()), &config);
                 let publisher = state.publisher();

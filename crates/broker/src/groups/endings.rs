@@ -38,7 +38,8 @@ impl Endings {
                 self.changed(id);
             }
             Command::Complete { ended, .. } => ended.iter().for_each(|(id, _)| self.changed(id)),
-            Command::Init { .. } | Command::Add { .. } | Command::Expire { .. } => {}
+            Command::Add { id, .. } | Command::Begin { id, .. } => self.changed(id),
+            Command::Init { .. } | Command::Expire { .. } => {}
         }
     }
 
@@ -52,7 +53,7 @@ impl Endings {
         self.outgoing.notified()
     }
 
-    /// Wakes those who wait for the end of this id's transaction.
+    /// Wakes those who wait for this id's transaction to begin or to end.
     pub fn changed(&self, id: &str) {
         if let Some(waiting) = self.waiting.lock().get(id) {
             waiting.changed.notify_waiters();

@@ -6,6 +6,7 @@ use jangada_controller::{Image, Topic, TopicKind};
 use jangada_coordinator::{self as coordinator, CommandKind, Config, TopicTable};
 use jangada_shard::{ShardLeader, Surroundings};
 use jangada_storage::Store;
+use jangada_transactions::CommandKind as TransactionCommandKind;
 use jangada_types::GroupId;
 
 use super::endings::Endings;
@@ -49,6 +50,8 @@ impl Shared {
                 timeout_ms_max: transactions.max_timeout_ms,
                 timeout_ms_default: jangada_transactions::limits::TIMEOUT_MS_DEFAULT,
                 expiration_ms: transactions.id_expiration_ms,
+                // Until an image says that all brokers know it.
+                begins_at_once: false,
             }),
         };
         let endings = Arc::new(Endings::default());
@@ -104,12 +107,20 @@ impl Shared {
         };
         let table = table.letting_groups_remember(image.feature_level() >= CommandKind::SetTargetRemembering.since());
         let version = table.version();
+        let begins_at_once = image.feature_level() >= TransactionCommandKind::Begin.since();
+        let transactions = match surroundings.transactions.begins_at_once == begins_at_once {
+            true => surroundings.transactions.clone(),
+            false => Arc::new(jangada_transactions::Config {
+                begins_at_once,
+                ..jangada_transactions::Config::clone(&surroundings.transactions)
+            }),
+        };
         let newer = Surroundings {
             groups: Arc::new(coordinator::Surroundings {
                 config: surroundings.groups.config.clone(),
                 topics: Arc::new(table),
             }),
-            transactions: surroundings.transactions.clone(),
+            transactions,
         };
         if self
             .surroundings

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jangada_shard::{self as shard, ShardLeader};
-use jangada_transactions::{Acknowledgment, Answer, Image, Leader, Now, Outgoing, Step};
+use jangada_transactions::{Acknowledgment, Answer, Image, JoinRequest, Leader, Now, Outgoing, Step};
 use jangada_types::{Reason, Rejection};
 use tokio::time::Instant;
 
@@ -66,17 +66,38 @@ impl CoordinatorReplica {
                     .with_leader(|leader, _, _| leader.outbox().is_written(id, seq))
                     == Some(true)
         };
-        self.await_end(id, is_written, within).await
+        self.await_change(id, is_written, within).await
     }
 
-    /// Waits until no transaction of an id is being ended, so that the next one may begin, at most so long. True: so it is.
+    /// Waits until no transaction of an id is being ended, at most so long. True: so it is.
     pub async fn await_idle(&self, id: &Arc<str>, within: Duration) -> bool {
         let is_being_ended = |image: &Image| image.id(id).is_some_and(|row| row.state.is_prepare());
         let is_idle = || !self.driver.with_machine(|shard| is_being_ended(&shard.transactions));
-        self.await_end(id, is_idle, within).await
+        self.await_change(id, is_idle, within).await
     }
 
-    async fn await_end(&self, id: &Arc<str>, is_there: impl Fn() -> bool, within: Duration) -> bool {
+    /// Waits until the next transaction of an id may begin, at most so long. True: it may.
+    pub async fn await_begin(&self, id: &Arc<str>, within: Duration) -> bool {
+        let may_begin = || {
+            self.driver
+                .with_leader(|leader, shard, _| leader.outbox().may_begin(&shard.transactions, id))
+        };
+        self.await_change(id, || may_begin() == Some(true), within).await
+    }
+
+    /// Waits for a command that adds all who ask here, if there is one, so that none of their own is needed; at most so long.
+    pub async fn await_joining(&self, request: &JoinRequest, within: Duration) {
+        let is_joining = || {
+            self.driver
+                .with_leader(|leader, shard, _| leader.outbox().is_joining(&shard.transactions, request))
+        };
+        if is_joining() == Some(true) {
+            self.await_change(&request.id, || is_joining() != Some(true), within)
+                .await;
+        }
+    }
+
+    async fn await_change(&self, id: &Arc<str>, is_there: impl Fn() -> bool, within: Duration) -> bool {
         let deadline = Instant::now() + within;
         let watching = self.endings.watch(id);
         loop {

@@ -6,11 +6,13 @@
 //! - [`requests`]: calls, by method and outcome.
 //! - [`topics`]: bytes and records produced and fetched, and bytes retained, by topic.
 //! - [`queues`]: what has come of the messages of queues.
+//! - [`exchanges`]: what was published to exchanges.
 //! - [`transactions`]: how transactions were decided.
 //! - [`lag`]: the lag of consumer groups.
 //! - [`process`]: CPU, memory and file descriptors of the process.
 //! - [`writer`]: encodes families whose values are read at a scrape. [`text`]: the two text formats of a scrape.
 
+mod exchanges;
 mod lag;
 mod process;
 mod queues;
@@ -36,6 +38,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::{Metric, Registry, Unit};
 use tokio::time::{Instant, MissedTickBehavior};
 
+pub(crate) use self::exchanges::{DEFAULT_EXCHANGE, ExchangeMetrics, ExchangeTraffic, Routing};
 pub(crate) use self::lag::{LagBoard, LagReport};
 use self::process::ProcessSample;
 pub(crate) use self::queues::{QueueTallies, QueueTotals};
@@ -93,6 +96,8 @@ pub(crate) struct Metrics {
     pub topics: TopicMetrics,
     /// Counters of the queues whose partitions this broker leads, or has led.
     pub queues: QueueTallies,
+    /// Counters of the exchanges that clients of this broker have published to.
+    pub exchanges: ExchangeMetrics,
     pub lag: LagBoard,
     durations: Arc<Durations>,
     /// The calls of this broker's own clients.
@@ -184,6 +189,7 @@ impl Metrics {
             transactions: TransactionMetrics::registered(all),
             topics: TopicMetrics::new(settings.topics_max as usize),
             queues: QueueTallies::default(),
+            exchanges: ExchangeMetrics::new(settings.topics_max as usize),
             lag: LagBoard::new(Duration::from_millis(settings.group_lag_interval_ms)),
             durations,
             requests,

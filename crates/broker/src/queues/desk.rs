@@ -402,6 +402,15 @@ impl Desk {
         Err(self.not_open())
     }
 
+    /// The slots of queues here, in their order; none: the queue has none, or not yet.
+    pub fn slots_of(&self, queues: &[QueueId]) -> Vec<Option<SlotId>> {
+        let slots = self.slots.read();
+        queues
+            .iter()
+            .map(|queue| slots.get(queue).map(|(slot, _)| *slot))
+            .collect()
+    }
+
     pub(super) fn ask(&self, receives_of: Option<SlotId>) -> Result<Waiting<'_>, RequestError> {
         let request = RequestId(self.next_id());
         let (sender, answer) = oneshot::channel();

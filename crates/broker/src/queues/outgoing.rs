@@ -4,7 +4,7 @@
 //! decides when the message goes out, and whether it is a repetition, stands in the marks beside the batch. Plain messages have none.
 
 use bytes::Bytes;
-use jangada_queue::{Mark, Marks};
+use jangada_queue::{Mark, Marks, SlotSet};
 use jangada_types::limits::{QUEUE_DELAY_MS_MAX, QUEUE_LANES};
 use jangada_types::queue_config::{Dedup, QueueConfig, QueueOrder};
 use jangada_types::{BatchBuilder, Codec, Header, ProducerEpoch, ProducerId, Reason, Sequence};
@@ -77,6 +77,15 @@ impl NewMessage {
     /// # Errors
     /// INVALID_REQUEST: a field is out of its bounds, or the queue has no use for it.
     pub fn check(&self, config: &QueueConfig, now_ms: u64) -> Result<(), RequestError> {
+        self.check_fields(config, now_ms)?;
+        self.check_headers()
+    }
+
+    /// Like [`NewMessage::check`], of all but the names of headers, among which may be those of the broker by now.
+    ///
+    /// # Errors
+    /// INVALID_REQUEST.
+    pub fn check_fields(&self, config: &QueueConfig, now_ms: u64) -> Result<(), RequestError> {
         if self.key.is_some() && config.order != QueueOrder::Key {
             let message = "the message has a key, and the queue keeps no order: leave the key out, or make a queue with queue.order=key";
             return Err(invalid(message));
@@ -131,6 +140,14 @@ impl NewMessage {
                 .with("limit", MESSAGE_ID_BYTES_MAX)
                 .with("actual", id.len()));
         }
+        Ok(())
+    }
+
+    /// Refuses headers that only the broker sets.
+    ///
+    /// # Errors
+    /// INVALID_REQUEST.
+    pub fn check_headers(&self) -> Result<(), RequestError> {
         match self
             .headers
             .iter()
@@ -187,7 +204,7 @@ impl NewMessage {
             key: key.map_or(0, key_hash),
             lane: u8::try_from(self.priority).unwrap_or(QUEUE_LANES - 1),
             id: self.dedup_hash(config),
-            slots: Vec::new(),
+            slots: SlotSet::ALL,
         }
     }
 }

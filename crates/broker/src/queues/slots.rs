@@ -10,8 +10,8 @@ use jangada_queue::{QueueId, Section, SectionReply, SlotId, SlotKind};
 use super::desk::Desk;
 use super::spec::QueueSpec;
 
-/// A slot of a view over an ordinary topic is closed when the metadata has not had its queue for so long, milliseconds: the metadata as
-/// this broker has it may be older than the slot. One with a log of its own goes with its partition.
+/// A slot of a view over a topic or an exchange's log is closed when the metadata has not had its queue for so long, milliseconds: the
+/// metadata as this broker has it may be older than the slot. One with a log of its own goes with its partition.
 const CLOSE_AFTER_MS: u64 = 5 * 60_000;
 /// A slot that could not be opened is asked for again after so long, milliseconds.
 const OPEN_AGAIN_MS: u64 = 1_000;
@@ -110,7 +110,7 @@ impl OpenSlots {
             .retain(|queue, _| specs.iter().any(|spec| spec.id == *queue));
         desk.set_slots(open.clone());
         let is_orphan = |(queue, (_, kind)): &(&QueueId, &(SlotId, SlotKind))| {
-            !open.contains_key(*queue) && *kind == SlotKind::Group
+            !open.contains_key(*queue) && *kind != SlotKind::Owned
         };
         let orphans = slots.iter().filter(is_orphan).map(|(_, (id, _))| *id);
         let orphans: BTreeMap<SlotId, u64> = orphans

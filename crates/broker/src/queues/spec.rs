@@ -35,6 +35,7 @@ impl QueueSpec {
             QueueKind::Owned => (SlotKind::Owned, QueueStart::Earliest),
             QueueKind::Group { start, partitions } if index.get() < partitions => (SlotKind::Group, start),
             QueueKind::Group { .. } => (SlotKind::Group, QueueStart::Earliest),
+            QueueKind::Bound => (SlotKind::Bound, QueueStart::Latest),
         };
         let keeps_order = config.order == QueueOrder::Key || config.priorities > 1;
         let partitions = topic.partitions.len() as u64;
@@ -50,20 +51,23 @@ impl QueueSpec {
         })
     }
 
-    /// A queue over a topic whose settings this build cannot read: it keeps its slot as it is, and hands out nothing. Without any spec the
-    /// slot would be closed, and all its messages would go out again. None: it has a log of its own, and nothing closes its slot.
+    /// A queue over a topic, or an exchange's log, whose settings this build cannot read: it keeps its slot as it is, and hands out
+    /// nothing. Without any spec the slot would be closed, and all its messages would go out again. None: it has a log of its own, and
+    /// nothing closes its slot.
     fn unreadable(queue: &Queue) -> Option<Self> {
-        let QueueKind::Group { start, .. } = queue.kind else {
-            return None;
+        let (kind, start) = match queue.kind {
+            QueueKind::Owned => return None,
+            QueueKind::Group { start, .. } => (SlotKind::Group, start),
+            QueueKind::Bound => (SlotKind::Bound, QueueStart::Latest),
         };
-        Some(Self::idle(queue.id, queue.name.clone(), start))
+        Some(Self::idle(queue.id, queue.name.clone(), (kind, start)))
     }
 
-    fn idle(id: QueueId, name: Arc<str>, start: QueueStart) -> Self {
+    fn idle(id: QueueId, name: Arc<str>, (kind, start): (SlotKind, QueueStart)) -> Self {
         Self {
             id,
             name,
-            kind: SlotKind::Group,
+            kind,
             order: KeepsOrder::No,
             start,
             policy: Policy {
@@ -141,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_queue_whose_settings_cannot_be_read_keeps_what_it_has() {
-        let spec = QueueSpec::idle(QueueId(7), "billing".into(), QueueStart::Latest);
+        let spec = QueueSpec::idle(QueueId(7), "billing".into(), (SlotKind::Group, QueueStart::Latest));
         assert_eq!(
             (spec.id, spec.kind, spec.start),
             (QueueId(7), SlotKind::Group, QueueStart::Latest)

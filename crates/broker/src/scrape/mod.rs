@@ -14,7 +14,7 @@ pub(crate) use self::queues::QueueSample;
 use self::replication::CommitSamples;
 use self::transactions::TransactionSample;
 use crate::groups::CoordinatorReplica;
-use crate::metrics::Form;
+use crate::metrics::{DEFAULT_EXCHANGE, Form};
 use crate::node::Node;
 use crate::partition::Partition;
 
@@ -33,6 +33,9 @@ impl Scrape {
             (topic, partition.traffic(), partition.stored_bytes())
         });
         let topics = node.metrics.topics.sample(kept);
+        let image = node.metadata.image();
+        let is_there = |name: &str| name == DEFAULT_EXCHANGE || image.exchange_table().named(name).is_some();
+        let exchanges = node.metrics.exchanges.sample(is_there);
         let transactions = TransactionSample::take(
             &partitions,
             &node.replicas.fronts::<CoordinatorReplica>(),
@@ -43,6 +46,7 @@ impl Scrape {
             vec![
                 Box::new(broker),
                 Box::new(topics),
+                Box::new(exchanges),
                 Box::new(transactions),
                 Box::new(queues),
             ],

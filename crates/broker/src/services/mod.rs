@@ -4,6 +4,8 @@
 pub(crate) mod admin;
 mod cluster_wire;
 pub(crate) mod decode_errors;
+mod exchange_wire;
+pub(crate) mod exchanges;
 pub(crate) mod fetch;
 mod forwarded;
 pub(crate) mod group_wire;
@@ -13,6 +15,7 @@ pub(crate) mod log;
 pub(crate) mod metadata;
 mod names;
 mod pack;
+mod passed_exchange_logs;
 mod passed_queue_admin;
 #[cfg(test)]
 mod passed_queue_tests;

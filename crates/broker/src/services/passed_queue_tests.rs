@@ -8,11 +8,12 @@ use jangada_controller::{BrokerRegistration, Command, DirectoryId, Image, QUEUES
 use jangada_queue::engine::{SettleItem, Settled, Settlement};
 use jangada_queue::{AttemptId, LeaseId, SessionId};
 use jangada_types::{
-    BrokerId, Header, Incarnation, Offset, PartitionIndex, ProducerEpoch, ProducerId, QueueId, Reason, ReplicaId,
-    Sequence,
+    BrokerId, ExchangeId, Header, Incarnation, Offset, PartitionIndex, ProducerEpoch, ProducerId, QueueId, Reason,
+    ReplicaId, Sequence,
 };
 
 use super::passed_wire::{answer_of, answer_to, call_of, call_to};
+use crate::api::call::exchange_logs::{AppendToLog, Readers};
 use crate::api::call::queues::{
     CancelMessages, Cancelled, MessageState, PeekMessages, PeekedMessage, PeekedMessages, QueuePartition,
     QueueTransaction, ReceiveMessages, Received, ReceivedMessage, SendIn, SendMessages, SentMessage, SettleMessages,
@@ -97,6 +98,17 @@ fn receive(messages: u32, lease_ms: Option<u64>) -> Call {
     })
 }
 
+fn append_to_log(readers: Readers) -> Call {
+    Call::AppendToLog(AppendToLog {
+        exchange: ExchangeId(9),
+        index: PartitionIndex(3),
+        messages: vec![message(Due::Default), message(Due::Default)],
+        readers,
+        version: 40,
+        timeout: Duration::from_secs(10),
+    })
+}
+
 fn calls() -> Vec<Call> {
     let settlements = [
         Settlement::Ack,
@@ -134,6 +146,11 @@ fn calls() -> Vec<Call> {
                 base_sequence: Sequence(70),
             }),
             timeout: Duration::from_secs(10),
+        }),
+        append_to_log(Readers::All),
+        append_to_log(Readers::Some {
+            sets: vec![vec![QueueId(7), QueueId(1 << 90)], vec![QueueId(8)]],
+            of: vec![1, 0],
         }),
         receive(7, Some(30_000)),
         receive(0, None),
@@ -179,6 +196,31 @@ fn a_call_about_messages_is_there_as_it_was_here() {
         let sent = call_to(&image, call);
         let read = call_of(&image, sent, "192.0.2.1".into()).unwrap_or_else(|error| panic!("{text}: {error}"));
         assert_eq!(format!("{read:?}"), text);
+    }
+}
+
+#[test]
+fn a_message_without_its_set_of_queues_refuses_what_is_passed_on() {
+    let whole = Readers::Some {
+        sets: vec![vec![QueueId(7)]],
+        of: vec![0, 0],
+    };
+    let jangada_proto::internal::forward_request::Call::AppendToLog(whole) = call_to(&image(), append_to_log(whole))
+    else {
+        panic!("it is an append to a log")
+    };
+    let broken: [fn(&mut jangada_proto::internal::AppendToLog); 4] = [
+        |sent| sent.readers.clear(),
+        |sent| sent.readers_of.truncate(1),
+        |sent| sent.readers_of[1] = 1,
+        |sent| sent.readers[0].queue_ids = Bytes::from_static(b"short"),
+    ];
+    for breaks in broken {
+        let mut sent = whole.clone();
+        breaks(&mut sent);
+        let message = jangada_proto::internal::forward_request::Call::AppendToLog(sent);
+        let error = call_of(&image(), message, "192.0.2.1".into()).expect_err("it is not whole");
+        assert_eq!(error.reason, Reason::InvalidRequest);
     }
 }
 

@@ -9,7 +9,7 @@ use jangada_proto::internal::forward_request::Call as Message;
 use jangada_proto::internal::forward_response::Answer as AnswerMessage;
 use jangada_proto::internal::{
     AwaitBytesResponse, CountQueueResponse, JoinTransactionResponse, KnowsLeadersRequest, KnowsLeadersResponse,
-    ListBrokersRequest, ListBrokersResponse,
+    KnowsVersionRequest, KnowsVersionResponse, ListBrokersRequest, ListBrokersResponse,
 };
 use jangada_proto::v1;
 use jangada_types::{BrokerId, LeaderEpoch, Offset, PartitionIndex, QueueId, Reason};
@@ -17,6 +17,7 @@ use jangada_types::{BrokerId, LeaderEpoch, Offset, PartitionIndex, QueueId, Reas
 use super::cluster_wire as cluster;
 use super::group_wire::{self as groups, room_for};
 use super::names;
+use super::passed_exchange_logs as exchange_logs;
 use super::passed_queue_admin as queue_admin;
 use super::passed_queues as queues;
 use super::queue_wire;
@@ -24,7 +25,9 @@ use super::record_wire::{self as records, invalid};
 use super::schedule_wire as schedules;
 use super::transaction_wire as transactions;
 use crate::api::call::admin::{NewLeader, TransferLeader, TrimPartition};
-use crate::api::call::cluster::{DescribeDamage, DescribePartitions, KnowsLeaders, ListBrokers, ListGroups};
+use crate::api::call::cluster::{
+    DescribeDamage, DescribePartitions, KnowsLeaders, KnowsVersion, ListBrokers, ListGroups,
+};
 use crate::api::call::groups::{Commit, DeleteGroup, DeleteOffsets, DescribeGroup, ReadOffsets};
 use crate::api::call::queue_admin::{CountQueue, ListDead, PurgeDead, RedriveDead};
 use crate::api::call::queues::{Cancelled, Received};
@@ -100,6 +103,7 @@ pub(super) fn call_to(image: &Image, call: Call) -> Message {
             partitions: groups::partitions_to(image, wanted.partitions.iter()),
         }),
         Call::SendMessages(wanted) => Message::SendMessages(queues::send_to(wanted)),
+        Call::AppendToLog(wanted) => Message::AppendToLog(exchange_logs::append_to(wanted)),
         Call::AppendLetters(wanted) => Message::AppendLetters(queues::letters_to(wanted)),
         Call::ReceiveMessages(wanted) => Message::ReceiveMessages(queues::receive_to(&wanted)),
         Call::SettleMessages(wanted) => Message::SettleMessages(queues::settle_to(&wanted)),
@@ -127,6 +131,7 @@ pub(super) fn call_to(image: &Image, call: Call) -> Message {
             topic_id: cluster::topic_id(asked.topic),
             min_version: asked.min_version,
         }),
+        Call::KnowsVersion(KnowsVersion { min_version }) => Message::KnowsVersion(KnowsVersionRequest { min_version }),
         Call::ListBrokers(ListBrokers) => Message::ListBrokers(ListBrokersRequest {}),
         Call::PurgeQueue(request) => Message::PurgeQueue(queue_admin::purge_to(&request)),
         Call::SeekQueue(request) => Message::SeekQueue(queue_admin::seek_to(&request)),
@@ -225,6 +230,7 @@ pub(super) fn call_of(image: &Image, message: Message, client_host: Arc<str>) ->
             group: request.group.into(),
         }),
         Message::SendMessages(request) => Call::SendMessages(queues::send_of(request)?),
+        Message::AppendToLog(message) => Call::AppendToLog(exchange_logs::append_of(message)?),
         Message::AppendLetters(request) => Call::AppendLetters(queues::letters_of(request)?),
         Message::ReceiveMessages(request) => Call::ReceiveMessages(queues::receive_of(request)?),
         Message::SettleMessages(request) => Call::SettleMessages(queues::settle_of(image, request)?),
@@ -239,6 +245,7 @@ pub(super) fn call_of(image: &Image, message: Message, client_host: Arc<str>) ->
             topic: names::topic_id(&asked.topic_id)?,
             min_version: asked.min_version,
         }),
+        Message::KnowsVersion(KnowsVersionRequest { min_version }) => Call::KnowsVersion(KnowsVersion { min_version }),
         Message::ListBrokers(ListBrokersRequest {}) => Call::ListBrokers(ListBrokers),
         Message::PurgeQueue(request) => Call::PurgeQueue(queue_admin::purge_of(request)?),
         Message::SeekQueue(request) => Call::SeekQueue(queue_admin::seek_of(request)?),
@@ -343,6 +350,7 @@ pub(super) fn answer_to(image: &Image, group: &str, answer: Answer) -> AnswerMes
         Answer::DeleteGroup(deleted) => AnswerMessage::DeleteGroup(v1::DeleteGroupResponse { deleted }),
         Answer::DeleteOffsets(deleted) => AnswerMessage::DeleteOffsets(v1::DeleteOffsetsResponse { deleted }),
         Answer::SendMessages(outcomes) => AnswerMessage::SendMessages(queue_wire::sent_to(outcomes, |error| error)),
+        Answer::AppendToLog(outcomes) => AnswerMessage::AppendToLog(queue_wire::sent_to(outcomes, |error| error)),
         Answer::AppendLetters(produced) => AnswerMessage::AppendLetters(records::produced_to(&produced)),
         Answer::ReceiveMessages(received) => AnswerMessage::ReceiveMessages(v1::ReceiveResponse {
             in_flight_full: queue_wire::in_flight_full_to(received.in_flight_full),
@@ -364,6 +372,7 @@ pub(super) fn answer_to(image: &Image, group: &str, answer: Answer) -> AnswerMes
         Answer::DescribeDamage(damage) => AnswerMessage::DescribeDamage(cluster::damage_to(damage)),
         Answer::ListGroups(list) => AnswerMessage::ListGroups(cluster::groups_to(list)),
         Answer::KnowsLeaders(all) => AnswerMessage::KnowsLeaders(KnowsLeadersResponse { all }),
+        Answer::KnowsVersion(()) => AnswerMessage::KnowsVersion(KnowsVersionResponse {}),
         Answer::ListBrokers(brokers) => AnswerMessage::ListBrokers(ListBrokersResponse {
             broker_ids: brokers.into_iter().map(BrokerId::get).collect(),
         }),
@@ -414,6 +423,7 @@ pub(super) fn answer_of(message: AnswerMessage) -> Result<Answer, RequestError> 
         AnswerMessage::DeleteGroup(response) => Answer::DeleteGroup(response.deleted),
         AnswerMessage::DeleteOffsets(response) => Answer::DeleteOffsets(response.deleted),
         AnswerMessage::SendMessages(response) => Answer::SendMessages(queue_wire::sent_of(response)?),
+        AnswerMessage::AppendToLog(response) => Answer::AppendToLog(queue_wire::sent_of(response)?),
         AnswerMessage::AppendLetters(response) => Answer::AppendLetters(records::produced_of(&response)),
         AnswerMessage::ReceiveMessages(response) => {
             let messages = response.messages.into_iter().map(queue_wire::received_of);
@@ -439,6 +449,7 @@ pub(super) fn answer_of(message: AnswerMessage) -> Result<Answer, RequestError> 
         AnswerMessage::DescribeDamage(response) => Answer::DescribeDamage(cluster::damage_of(response)),
         AnswerMessage::ListGroups(response) => Answer::ListGroups(cluster::groups_of(response)),
         AnswerMessage::KnowsLeaders(response) => Answer::KnowsLeaders(response.all),
+        AnswerMessage::KnowsVersion(KnowsVersionResponse {}) => Answer::KnowsVersion(()),
         AnswerMessage::ListBrokers(response) => {
             Answer::ListBrokers(response.broker_ids.into_iter().map(BrokerId).collect())
         }

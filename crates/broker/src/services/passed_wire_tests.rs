@@ -19,7 +19,7 @@ use super::passed_wire::{answer_of, answer_to, call_of, call_to};
 use crate::api::call::admin::{NewLeader, TransferLeader, TrimPartition};
 use crate::api::call::cluster::{
     Damage, DamagedReplica, DamagedStore, DescribeDamage, DescribePartitions, GroupList, GroupSummary, KnowsLeaders,
-    LeadersView, ListBrokers, ListGroups, PartitionState, Voter, WriteRefusal,
+    KnowsVersion, LeadersView, ListBrokers, ListGroups, PartitionState, Voter, WriteRefusal,
 };
 use crate::api::call::groups::{
     Commit, DeleteGroup, DeleteOffsets, DescribeGroup, GroupDescription, Heartbeat, MemberDescription, PartitionOffset,
@@ -215,6 +215,7 @@ fn calls() -> Vec<Call> {
             topic: TOPIC,
             min_version: 8,
         }),
+        Call::KnowsVersion(KnowsVersion { min_version: 8 }),
         Call::ListBrokers(ListBrokers),
     ]
 }
@@ -437,6 +438,7 @@ fn answers() -> Vec<Answer> {
         )]),
         Answer::AskUnused(vec![(PartitionIndex(0), true), (PartitionIndex(3), false)]),
         Answer::KnowsLeaders(true),
+        Answer::KnowsVersion(()),
         Answer::ListBrokers(vec![BrokerId(1), BrokerId(3)]),
     ]
 }

@@ -12,6 +12,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code, Status};
 
 use super::{passed_wire, status};
+use crate::api::call::exchange_logs::AppendToLog;
+use crate::api::call::queues::SendMessages;
 use crate::api::call::{Answer, Call};
 use crate::api::context::RequestContext;
 use crate::api::peers::{PassError, Peers};
@@ -70,8 +72,8 @@ impl UnderWay {
         let batch_bytes = match call {
             Call::Append(append) => Some(take(&self.batch_bytes, append.batch.len(), BATCH_BYTES_MAX)?),
             Call::AppendLetters(append) => Some(take(&self.batch_bytes, append.batch.len(), BATCH_BYTES_MAX)?),
-            Call::SendMessages(send) => {
-                let bytes = send.messages.iter().map(NewMessage::bytes).sum();
+            Call::SendMessages(SendMessages { messages, .. }) | Call::AppendToLog(AppendToLog { messages, .. }) => {
+                let bytes = messages.iter().map(NewMessage::bytes).sum();
                 Some(take(&self.batch_bytes, bytes, BATCH_BYTES_MAX)?)
             }
             _ => None,

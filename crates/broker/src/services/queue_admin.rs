@@ -81,7 +81,14 @@ fn wanted(request: CreateQueueRequest) -> Result<QueueWanted, RequestError> {
         Err(RequestError::new(Reason::InvalidRequest, message))
     };
     let reads_topic = !request.topic.is_empty() || !request.topic_id.is_empty();
-    let messages = if reads_topic {
+    let messages = if !request.exchange.is_empty() {
+        if reads_topic || request.start.is_some() || request.partitions != 0 || request.replicas != 0 {
+            return refuse(
+                "one over the log of an exchange begins at its end: give no topic, partitions, replicas or start",
+            );
+        }
+        MessagesWanted::Exchange(request.exchange)
+    } else if reads_topic {
         if request.partitions != 0 || request.replicas != 0 {
             return refuse("one that reads a topic has the topic's partitions and replicas: give none");
         }
@@ -117,6 +124,7 @@ fn summary(found: QueueFound) -> QueueSummary {
     let kind = match queue.kind {
         Kind::Owned => QueueKind::Owned,
         Kind::Group { .. } => QueueKind::Group,
+        Kind::Bound => QueueKind::Bound,
     };
     QueueSummary {
         name: queue.name.to_string(),

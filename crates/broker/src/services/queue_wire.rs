@@ -29,7 +29,7 @@ pub(super) fn queue_id_to(id: QueueId) -> Bytes {
     Bytes::copy_from_slice(&id.to_bytes())
 }
 
-fn header_of(header: v1::RecordHeader) -> Header {
+pub(super) fn header_of(header: v1::RecordHeader) -> Header {
     Header {
         key: header.key,
         value: header.value,
@@ -76,16 +76,20 @@ pub(super) fn message_to(message: NewMessage) -> v1::QueueMessage {
     }
 }
 
+pub(super) fn sent_message_to(sent: SentMessage) -> v1::SentMessage {
+    v1::SentMessage {
+        partition: sent.partition.get(),
+        offset: sent.offset.get(),
+        duplicate: sent.duplicate,
+    }
+}
+
 /// What became of messages that were sent. `refused`: says an error as clients get it.
 pub(super) fn sent_to(outcomes: SendOutcomes, refused: impl Fn(RequestError) -> RequestError) -> v1::SendResponse {
     use v1::send_result::Result as Outcome;
     let results = outcomes.into_iter().map(|outcome| v1::SendResult {
         result: Some(match outcome {
-            Ok(sent) => Outcome::Sent(v1::SentMessage {
-                partition: sent.partition.get(),
-                offset: sent.offset.get(),
-                duplicate: sent.duplicate,
-            }),
+            Ok(sent) => Outcome::Sent(sent_message_to(sent)),
             Err(error) => Outcome::Error(status::in_stream(&refused(error))),
         }),
     });

@@ -1,11 +1,12 @@
-//! Managing topics, queues, the cluster and groups: one method for each call of the AdminService and the QueueAdminService, which any
-//! broker takes, and those of the GroupService that are not for members.
+//! Managing topics, queues, exchanges, the cluster and groups: one method for each call of the AdminService and the QueueAdminService,
+//! which any broker takes, and those of the ExchangeService and the GroupService that are not for publishers and members.
 //!
 //! Calls are repeated, at another broker, until `retry_timeout`. Where an attempt ended without an answer, the next one may meet
 //! the work of the one before; each method says what it makes of that. What changes a topic names it by the id that it has when the
 //! call begins: another topic that gets its name meanwhile is never touched.
 
 mod dead_letters;
+mod exchanges;
 mod groups;
 mod queue_depth;
 mod queues;
@@ -27,6 +28,9 @@ use tonic::transport::Channel;
 use tonic::{Response, Status};
 
 pub use dead_letters::{DeadFilter, DeadLetter, DeadLetters, DeadLettersDone, Redrive, RedriveProgress};
+pub use exchanges::{
+    CameBy, CreatedExchange, ExchangeDescription, ExchangeLog, ExchangeSummary, MessageTrace, NewExchange, TraceHop,
+};
 pub use groups::{CommittedOffset, GroupDescription, GroupListing, GroupMember, GroupSummary, OwnedPartition};
 pub use queue_depth::{QueueCounts, QueueDepth, QueueTally};
 pub use queues::{CreatedQueue, NewQueue, QueueDescription, QueueMessages, QueueSeek, QueueSummary};
@@ -447,10 +451,11 @@ impl Admin {
         &self,
         what: &str,
         repeat: Repeat,
-        call: impl Fn(AdminServiceClient<Channel>) -> F,
+        call: impl Fn(AdminServiceClient<Channel>) -> F + Sync,
     ) -> Result<T, CallFailed>
     where
-        F: Future<Output = Result<Response<T>, Status>>,
+        T: Send,
+        F: Future<Output = Result<Response<T>, Status>> + Send,
     {
         self.cluster
             .call_any(what, repeat, |channel| call(service(channel)))
@@ -462,10 +467,11 @@ impl Admin {
         &self,
         what: &str,
         repeat: Repeat,
-        call: impl Fn(AdminServiceClient<Channel>) -> F,
+        call: impl Fn(AdminServiceClient<Channel>) -> F + Sync,
     ) -> Result<T, CallFailed>
     where
-        F: Future<Output = Result<Response<T>, Status>>,
+        T: Send,
+        F: Future<Output = Result<Response<T>, Status>> + Send,
     {
         let within = CREATE_TIMEOUT.max(self.cluster.config.request_timeout);
         let call = |channel| call(service(channel));

@@ -52,6 +52,11 @@ pub enum QueueMessages {
         /// Where the queue begins in the partitions that the topic has.
         start: OffsetAt,
     },
+    /// In the log of an exchange, from its end on.
+    Exchange {
+        /// The exchange's name.
+        exchange: String,
+    },
 }
 
 impl NewQueue {
@@ -70,6 +75,15 @@ impl NewQueue {
         let topic = topic.into();
         Self {
             messages: QueueMessages::Topic { topic, start },
+            ..Self::new(name, 0, 0)
+        }
+    }
+
+    /// A queue that is a view over the log of an exchange, with default settings.
+    pub fn over(name: impl Into<String>, exchange: impl Into<String>) -> Self {
+        let exchange = exchange.into();
+        Self {
+            messages: QueueMessages::Exchange { exchange },
             ..Self::new(name, 0, 0)
         }
     }
@@ -95,6 +109,7 @@ impl NewQueue {
                     OffsetAt::Timestamp(timestamp_ms) => Start::TimestampMs(*timestamp_ms),
                 });
             }
+            QueueMessages::Exchange { exchange } => request.exchange.clone_from(exchange),
         }
         request
     }
@@ -246,6 +261,7 @@ impl Admin {
                 queue.is_owned && fits(*partitions, queue.partitions) && fits(*replicas, queue.replicas)
             }
             QueueMessages::Topic { topic, .. } => !found.queue.is_owned && found.queue.topic == *topic,
+            QueueMessages::Exchange { exchange } => found.queue.topic == format!("__exchange.{exchange}"),
         };
         match is_there && set == wanted.config.iter().collect() {
             true => Ok(()),
@@ -478,10 +494,11 @@ impl Admin {
         &self,
         what: &str,
         repeat: Repeat,
-        call: impl Fn(QueueAdminServiceClient<Channel>) -> F,
+        call: impl Fn(QueueAdminServiceClient<Channel>) -> F + Sync,
     ) -> Result<T, CallFailed>
     where
-        F: Future<Output = Result<Response<T>, Status>>,
+        T: Send,
+        F: Future<Output = Result<Response<T>, Status>> + Send,
     {
         self.cluster
             .call_any(what, repeat, |channel| call(service(channel)))

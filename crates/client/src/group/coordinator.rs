@@ -6,6 +6,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use jangada_proto::v1;
 use jangada_proto::v1::group_service_client::GroupServiceClient;
 use jangada_proto::v1::transaction_service_client::TransactionServiceClient;
@@ -14,6 +15,7 @@ use tokio::time::{Instant, sleep};
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
+use crate::asked::{Answer, Asked};
 use crate::attempts::{Attempts, CallFailed};
 use crate::backoff::Backoff;
 use crate::channels::RESPONSE_BYTES_MAX;
@@ -114,10 +116,11 @@ impl Coordinator {
     pub async fn call<T, F>(
         &self,
         deadline: Instant,
-        call: impl Fn(GroupServiceClient<Channel>) -> F,
+        call: impl Fn(GroupServiceClient<Channel>) -> F + Sync,
     ) -> Result<T, CallFailed>
     where
-        F: Future<Output = Result<Response<T>, Status>>,
+        T: Send,
+        F: Future<Output = Result<Response<T>, Status>> + Send,
     {
         self.call_on(deadline, |channel| call(group_service(channel))).await
     }
@@ -126,44 +129,59 @@ impl Coordinator {
     pub async fn call_transactions<T, F>(
         &self,
         deadline: Instant,
-        call: impl Fn(TransactionServiceClient<Channel>) -> F,
+        call: impl Fn(TransactionServiceClient<Channel>) -> F + Sync,
     ) -> Result<T, CallFailed>
     where
-        F: Future<Output = Result<Response<T>, Status>>,
+        T: Send,
+        F: Future<Output = Result<Response<T>, Status>> + Send,
     {
         self.call_on(deadline, |channel| call(transaction_service(channel)))
             .await
     }
 
-    async fn call_on<T, F>(&self, deadline: Instant, call: impl Fn(Channel) -> F) -> Result<T, CallFailed>
+    async fn call_on<T, F>(&self, deadline: Instant, call: impl Fn(Channel) -> F + Sync) -> Result<T, CallFailed>
     where
-        F: Future<Output = Result<Response<T>, Status>>,
+        T: Send,
+        F: Future<Output = Result<Response<T>, Status>> + Send,
     {
-        let mut backoff = Backoff::new(&self.cluster.env.random);
-        let mut attempts = Attempts::default();
-        let what = format!("a call to the coordinator of {self}");
-        let mut trouble = self.cluster.notices.trouble(what.into(), None);
-        loop {
-            let within = self
-                .cluster
-                .config
-                .request_timeout
-                .min(deadline.saturating_duration_since(Instant::now()));
-            let FailedAttempt { failure, redirected } = match self.attempt_on(within, &call).await {
-                Ok(answer) => {
-                    trouble.works();
-                    return Ok(answer);
+        let answer = Answer::default();
+        self.ask(deadline, &|channel| answer.of(call(channel))).await?;
+        Ok(answer.taken())
+    }
+
+    /// [`call_on`](Self::call_on) without the type of the answer.
+    fn ask<'a>(
+        &'a self,
+        deadline: Instant,
+        call: &'a (dyn Fn(Channel) -> Asked<'a> + Sync),
+    ) -> BoxFuture<'a, Result<(), CallFailed>> {
+        Box::pin(async move {
+            let mut backoff = Backoff::new(&self.cluster.env.random);
+            let mut attempts = Attempts::default();
+            let what = format!("a call to the coordinator of {self}");
+            let mut trouble = self.cluster.notices.trouble(what.into(), None);
+            loop {
+                let within = self
+                    .cluster
+                    .config
+                    .request_timeout
+                    .min(deadline.saturating_duration_since(Instant::now()));
+                let FailedAttempt { failure, redirected } = match self.attempt_on(within, call).await {
+                    Ok(()) => {
+                        trouble.works();
+                        return Ok(());
+                    }
+                    Err(missed) => missed,
+                };
+                let refused = attempts.failed(&failure) == Disposition::Refuse;
+                let delay = pause(&mut backoff, &failure, redirected);
+                if refused || Instant::now() + delay >= deadline {
+                    return Err(attempts.give_up(failure));
                 }
-                Err(missed) => missed,
-            };
-            let refused = attempts.failed(&failure) == Disposition::Refuse;
-            let delay = pause(&mut backoff, &failure, redirected);
-            if refused || Instant::now() + delay >= deadline {
-                return Err(attempts.give_up(failure));
+                trouble.failed(&failure, Next::until(deadline, delay));
+                sleep(delay).await;
             }
-            trouble.failed(&failure, Next::until(deadline, delay));
-            sleep(delay).await;
-        }
+        })
     }
 
     async fn find(&self, within: Duration) -> Result<Arc<str>, Failure> {

@@ -421,10 +421,11 @@ impl Queue {
         what: &str,
         repeat: Repeat,
         within: Duration,
-        call: impl Fn(QueueServiceClient<Channel>) -> F,
+        call: impl Fn(QueueServiceClient<Channel>) -> F + Sync,
     ) -> Result<T, ClientError>
     where
-        F: Future<Output = Result<Response<T>, Status>>,
+        T: Send,
+        F: Future<Output = Result<Response<T>, Status>> + Send,
     {
         let context = self.context(what);
         let call = |channel| call(queue_service(channel));

@@ -3,7 +3,7 @@
 //!
 //! - `message`: messages as they are sent and as they come, and what is said of them.
 //! - `calls`: calls that any broker takes.
-//! - `producer`: one task that gathers messages into requests. `consumer`: one task that keeps the streams, leases and settlements.
+//! - `producer`: gathers messages into requests. `consumer`: one task that keeps the streams, leases and settlements.
 //! - `worker`: a handler over a consumer.
 
 pub(crate) mod calls;
@@ -15,6 +15,7 @@ mod worker;
 pub(crate) use calls::QueueLayout;
 pub use calls::{Peeked, Queue, ReceiveOptions, Received};
 pub use consumer::{QueueConsumer, QueueConsumerConfig, QueueDelivery};
+pub(crate) use message::millis;
 pub use message::{
     Due, MessagePlace, MessageState, PeekedMessage, QueueMessage, ReceivedMessage, SentMessage, Settled, Settlement,
     Token,

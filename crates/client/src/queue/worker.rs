@@ -23,7 +23,7 @@ pub enum Verdict {
     Nack(Option<Duration>),
     /// It is put off, without a failure.
     Postpone(Duration),
-    /// It is a dead letter, for this reason.
+    /// It is a dead letter. The reason, for people, goes to the broker's log; the letter has only that it was rejected.
     Reject(String),
 }
 

@@ -5,6 +5,7 @@
 mod admin;
 mod consume;
 mod exactly_once;
+mod exchanges;
 mod fake;
 mod gaps;
 mod group;
@@ -14,6 +15,7 @@ mod metadata;
 mod produce;
 mod produce_changes;
 mod produce_faults;
+mod publish;
 mod queue_consumers;
 mod queue_transactions;
 mod table;

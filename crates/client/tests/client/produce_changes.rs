@@ -86,16 +86,32 @@ async fn batches_that_a_lowered_limit_refuses_are_sent_in_parts_and_in_order() {
                 assert_eq!(delivered.offset, Some(number as i64));
             }
             assert_eq!(numbers(&cluster), (0..400).collect::<Vec<_>>());
-            // The refusal also has the metadata asked for: the next ones are small from the start.
-            let attempts = || cluster.state().partition("t", 0).attempts.len();
+            // The refusal also has the metadata asked for, so the client itself knows the new limit some time later.
+            let state = || {
+                let mut state = cluster.state();
+                let partition = state.partition("t", 0);
+                (partition.attempts.len(), partition.batches.len())
+            };
             soon(async {
-                for number in 400.. {
-                    let before = attempts();
-                    let delivery = producer.send(numbered(number)).await.expect("it fits");
+                for wave in 0.. {
+                    let (attempts, stored) = state();
+                    let mut deliveries = Vec::new();
+                    for number in 0..8 {
+                        match producer.send(numbered(400 + 8 * wave + number)).await {
+                            Ok(delivery) => deliveries.push(delivery),
+                            // A record is measured before it is compressed.
+                            Err(ClientError::RecordTooLarge { .. }) if compression == Codec::Lz4 => return,
+                            Err(error) => panic!("{compression} {wave}: {error}"),
+                        }
+                    }
                     soon(producer.flush()).await;
-                    soon(delivery).await.expect("delivered");
-                    if attempts() == before + 1 {
-                        break;
+                    for delivered in soon(join_all(deliveries)).await {
+                        delivered.expect("delivered");
+                    }
+                    let (attempts, stored) = (state().0 - attempts, state().1 - stored);
+                    // Eight records are two batches of the new size, and one of the old one, which is refused.
+                    if compression == Codec::None && (attempts, stored) == (2, 2) {
+                        return;
                     }
                 }
             })

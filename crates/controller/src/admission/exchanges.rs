@@ -1,13 +1,18 @@
 //! Checks of what is wanted of exchanges. Clients name queues and exchanges; commands have their ids.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jangada_routing::{Binding, Destination, Exchange, ExchangeKind, HeaderMatch};
+use jangada_types::limits::{EXCHANGE_LOG_RETENTION_BYTES, EXCHANGE_LOG_RETENTION_MS};
+use jangada_types::topic_config::key;
 use jangada_types::{ExchangeId, Reason, Rejection};
 
+use super::{placed, validate_counts};
 use crate::command::Command;
 use crate::exchange_rules;
 use crate::image::Image;
+use crate::placement::BrokerView;
 
 /// An exchange that a client wants.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +29,19 @@ pub struct NewExchange<'a> {
     pub auto_delete: bool,
     /// Accept the exchange that exists instead of an error, if it is as wanted.
     pub if_not_exists: bool,
+    /// Its log, if it is to have one.
+    pub log: Option<NewLog<'a>>,
+}
+
+/// The log of an exchange that a client wants.
+#[derive(Clone, Copy, Debug)]
+pub struct NewLog<'a> {
+    /// Number of partitions.
+    pub partitions: u32,
+    /// Number of replicas of each partition.
+    pub replicas: u32,
+    /// The settings of its topic that are set: those of retention, of segments, and the largest batch.
+    pub config: &'a BTreeMap<String, String>,
 }
 
 /// The action for a wanted exchange.
@@ -33,6 +51,8 @@ pub enum CreateExchange {
     Exists(Arc<Exchange>),
     /// Propose the command.
     Create(Command),
+    /// Choose a placement of its log, and propose the exchange with that.
+    Place,
 }
 
 /// Judges a wanted exchange. `exchange_id` is random.
@@ -42,7 +62,7 @@ pub fn validate_create_exchange(
     exchange_id: ExchangeId,
 ) -> Result<CreateExchange, Rejection> {
     if let Some(exchange) = image.exchanges.named(wanted.name).filter(|_| wanted.if_not_exists) {
-        is_as_wanted(exchange, wanted)?;
+        is_as_wanted(image, exchange, wanted)?;
         return Ok(CreateExchange::Exists(Arc::clone(exchange)));
     }
     let exchange = Exchange {
@@ -55,6 +75,17 @@ pub fn validate_create_exchange(
         bindings: Arc::default(),
     };
     exchange_rules::new_exchange(image, &exchange)?;
+    if let Some(log) = &wanted.log {
+        exchange_rules::may_have_log(&exchange)?;
+        exchange_rules::log_config(wanted.name, log.config)?;
+        validate_counts(
+            image,
+            &exchange_rules::log_name(wanted.name),
+            log.partitions,
+            log.replicas,
+        )?;
+        return Ok(CreateExchange::Place);
+    }
     Ok(CreateExchange::Create(Command::CreateExchange {
         exchange_id,
         name: wanted.name.to_owned(),
@@ -65,7 +96,36 @@ pub fn validate_create_exchange(
     }))
 }
 
-fn is_as_wanted(exchange: &Exchange, wanted: &NewExchange<'_>) -> Result<(), Rejection> {
+/// Makes the command for an exchange with a log that was judged to be created. `exchange_id` and `seed` are random; `brokers` are those
+/// that can take replicas now. Retention has bounds of its own where none are set.
+pub fn place_exchange(
+    wanted: &NewExchange<'_>,
+    log: &NewLog<'_>,
+    brokers: &[BrokerView],
+    exchange_id: ExchangeId,
+    seed: u64,
+) -> Result<Command, Rejection> {
+    let mut config = log.config.clone();
+    for (key, value) in [
+        (key::RETENTION_MS, EXCHANGE_LOG_RETENTION_MS),
+        (key::RETENTION_BYTES, EXCHANGE_LOG_RETENTION_BYTES),
+    ] {
+        config.entry(key.to_owned()).or_insert_with(|| value.to_string());
+    }
+    let topic = exchange_rules::log_name(wanted.name);
+    Ok(Command::CreateLoggedExchange {
+        exchange_id,
+        name: wanted.name.to_owned(),
+        exchange_kind: wanted.kind,
+        alternate: wanted.alternate.map(str::to_owned),
+        is_internal: wanted.is_internal,
+        config,
+        assignments: placed(&topic, brokers, log.partitions, log.replicas, seed)?,
+    })
+}
+
+fn is_as_wanted(image: &Image, exchange: &Exchange, wanted: &NewExchange<'_>) -> Result<(), Rejection> {
+    let has_log = image.exchange_log(exchange.id).is_some();
     let alternate = exchange.alternate.as_deref();
     let said = |name: Option<&str>| name.map_or("none".to_owned(), |name| format!("{name:?}"));
     let differs = [
@@ -85,6 +145,7 @@ fn is_as_wanted(exchange: &Exchange, wanted: &NewExchange<'_>) -> Result<(), Rej
             exchange.auto_delete.to_string(),
             wanted.auto_delete.to_string(),
         ),
+        ("log", has_log.to_string(), wanted.log.is_some().to_string()),
     ];
     match differs.iter().find(|(_, has, wants)| has != wants) {
         None => Ok(()),
@@ -104,7 +165,7 @@ fn is_as_wanted(exchange: &Exchange, wanted: &NewExchange<'_>) -> Result<(), Rej
 /// Judges the deletion of an exchange.
 pub fn validate_delete_exchange(image: &Image, name: &str, if_unused: bool) -> Result<Command, Rejection> {
     let exchange = exchange_rules::exchange_by_name(image, name)?;
-    exchange_rules::may_delete(exchange, if_unused)?;
+    exchange_rules::may_delete(image, exchange, if_unused)?;
     Ok(Command::DeleteExchange {
         exchange_id: exchange.id,
         if_unused,
@@ -153,7 +214,7 @@ pub fn validate_unbind(image: &Image, exchange: &str, wanted: &[NewBinding<'_>])
         .iter()
         .map(|wanted| binding(image, wanted))
         .collect::<Result<_, _>>()?;
-    exchange_rules::binding_count(exchange, &bindings)?;
+    exchange_rules::may_unbind(image, exchange, &bindings)?;
     Ok(Command::Unbind {
         exchange_id: exchange.id,
         bindings,

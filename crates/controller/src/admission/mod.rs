@@ -7,6 +7,7 @@ pub mod exchanges;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use jangada_routing::Exchange;
 use jangada_types::{BrokerId, GroupId, ProducerEpoch, ProducerId, QueueId, Reason, Rejection, ReplicaId, TopicId};
 
 use crate::command::{Command, RENEWAL_FEATURE_LEVEL};
@@ -14,7 +15,7 @@ use crate::endpoints::Endpoints;
 use crate::image::{Image, Topic, TopicKind};
 use crate::placement::{BrokerView, PlacementError, place};
 use crate::queues::{Queue, QueueKind, QueueStart};
-use crate::{queue_rules, rules};
+use crate::{exchange_rules, queue_rules, rules};
 
 /// A topic that a client wants.
 #[derive(Clone, Copy, Debug)]
@@ -128,6 +129,7 @@ pub fn place_partitions(topic: &Topic, total: u32, brokers: &[BrokerView], seed:
 pub fn validate_replicas_per_broker(command: &Command, brokers: &[BrokerView], max: u32) -> Result<(), Rejection> {
     let (Command::CreateTopic { assignments, .. }
     | Command::CreateOwnedQueue { assignments, .. }
+    | Command::CreateLoggedExchange { assignments, .. }
     | Command::AddPartitions { assignments, .. }) = command
     else {
         return Ok(());
@@ -237,6 +239,8 @@ pub enum QueueSource<'a> {
         /// Where the queue begins in it.
         start: QueueStart,
     },
+    /// In the log of an exchange, from its end on.
+    Exchange(&'a Exchange),
 }
 
 /// The action for a wanted queue.
@@ -267,6 +271,10 @@ pub fn validate_create_queue(image: &Image, wanted: &NewQueue<'_>) -> Result<Cre
             let scope = QueueKind::Group { start, partitions: 0 }.scope();
             queue_rules::config(image, wanted.name, &topic.name, scope, wanted.config)?;
         }
+        QueueSource::Exchange(exchange) => {
+            let log = exchange_rules::may_be_viewed(image, exchange, wanted.name)?;
+            queue_rules::config(image, wanted.name, &log.name, QueueKind::Bound.scope(), wanted.config)?;
+        }
     }
     Ok(CreateQueue::Create)
 }
@@ -275,6 +283,7 @@ fn validate_same_source(image: &Image, queue: &Queue, wanted: &NewQueue<'_>) -> 
     let is_same = match (queue.kind, wanted.source) {
         (QueueKind::Owned, QueueSource::Own { .. }) => true,
         (QueueKind::Group { .. }, QueueSource::Topic { topic, .. }) => topic.id == queue.topic_id,
+        (QueueKind::Bound, QueueSource::Exchange(exchange)) => exchange.id.own_topic() == queue.topic_id,
         _ => false,
     };
     if is_same {
@@ -283,7 +292,7 @@ fn validate_same_source(image: &Image, queue: &Queue, wanted: &NewQueue<'_>) -> 
     let topic = image.topic(queue.topic_id).map_or("", |topic| &topic.name);
     let has = match queue.kind {
         QueueKind::Owned => "has a log of its own".to_owned(),
-        QueueKind::Group { .. } => format!("reads topic {topic:?}"),
+        QueueKind::Group { .. } | QueueKind::Bound => format!("reads topic {topic:?}"),
     };
     Err(Rejection::new(
         Reason::WrongQueueKind,
@@ -313,6 +322,12 @@ pub fn place_queue(
             name,
             topic_id: topic.id,
             start,
+            config,
+        },
+        QueueSource::Exchange(exchange) => Command::CreateBoundQueue {
+            queue_id,
+            name,
+            exchange_id: exchange.id,
             config,
         },
     })

@@ -1,19 +1,41 @@
 //! Exchanges and bindings: creation, deletion, binding, unbinding.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jangada_routing::{Binding, Destination, Exchange};
-use jangada_types::{ExchangeId, Reason, Rejection};
+use jangada_types::{ExchangeId, Reason, Rejection, ReplicaId};
 
 use crate::command::CommandKind;
 use crate::exchange_rules;
-use crate::image::Image;
+use crate::exchanges::Exchanges;
+use crate::image::{Image, TopicKind};
 use crate::reply::Reply;
 use crate::rules;
 
 impl Image {
     /// The name is judged before the id, as with topics: a proposal that was applied twice finds its own id in the rejection.
     pub(super) fn create_exchange(&mut self, exchange: Exchange) -> Result<Reply, Rejection> {
+        let after = self.with_exchange(exchange, CommandKind::CreateExchange)?;
+        Ok(self.exchange_created(after, CommandKind::CreateExchange))
+    }
+
+    /// An exchange with a topic of its own.
+    pub(super) fn create_logged_exchange(
+        &mut self,
+        exchange: Exchange,
+        config: &BTreeMap<String, String>,
+        assignments: &[Vec<ReplicaId>],
+    ) -> Result<Reply, Rejection> {
+        exchange_rules::may_have_log(&exchange)?;
+        exchange_rules::log_config(&exchange.name, config)?;
+        let (topic_id, topic_name) = (exchange.id.own_topic(), exchange_rules::log_name(&exchange.name));
+        let after = self.with_exchange(exchange, CommandKind::CreateLoggedExchange)?;
+        self.add_topic(topic_id, TopicKind::Exchange, &topic_name, config, assignments)?;
+        Ok(self.exchange_created(after, CommandKind::CreateLoggedExchange))
+    }
+
+    /// The exchanges with one more, which is judged; and its id.
+    fn with_exchange(&self, exchange: Exchange, command: CommandKind) -> Result<(Exchanges, ExchangeId), Rejection> {
         exchange_rules::new_exchange(self, &exchange)?;
         let id = exchange.id;
         if id == ExchangeId::default() || self.exchanges.get(id).is_some() {
@@ -25,20 +47,27 @@ impl Image {
                 ),
             ));
         }
-        rules::all_have_level(self, CommandKind::CreateExchange.since())?;
+        rules::all_have_level(self, command.since())?;
         let mut after = self.exchanges.clone();
         after.insert(exchange);
         exchange_rules::is_near(&after, id)?;
+        Ok((after, id))
+    }
+
+    fn exchange_created(&mut self, (after, exchange_id): (Exchanges, ExchangeId), command: CommandKind) -> Reply {
         self.exchanges = after;
-        self.feature_level = self.feature_level.max(CommandKind::CreateExchange.since());
-        Ok(Reply::ExchangeCreated {
-            exchange_id: id,
+        self.feature_level = self.feature_level.max(command.since());
+        Reply::ExchangeCreated {
+            exchange_id,
             version: self.version,
-        })
+        }
     }
 
     pub(super) fn delete_exchange(&mut self, id: ExchangeId, if_unused: bool) -> Result<Reply, Rejection> {
-        exchange_rules::may_delete(exchange_rules::exchange_by_id(self, id)?, if_unused)?;
+        exchange_rules::may_delete(self, exchange_rules::exchange_by_id(self, id)?, if_unused)?;
+        if let Some(log) = self.exchange_log(id).map(|log| log.id) {
+            self.remove_topic(log);
+        }
         self.exchanges.remove(id);
         Ok(Reply::ExchangeDeleted { version: self.version })
     }
@@ -63,7 +92,7 @@ impl Image {
 
     pub(super) fn unbind(&mut self, id: ExchangeId, bindings: &[Binding]) -> Result<Reply, Rejection> {
         let exchange = exchange_rules::exchange_by_id(self, id)?;
-        exchange_rules::binding_count(exchange, bindings)?;
+        exchange_rules::may_unbind(self, exchange, bindings)?;
         let bindings: BTreeSet<Binding> = bindings.iter().cloned().collect();
         let removed = self.exchanges.unbind(id, &bindings);
         Ok(Reply::Unbound {

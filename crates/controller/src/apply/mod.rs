@@ -104,6 +104,32 @@ impl Image {
                 auto_delete: *auto_delete,
                 bindings: Arc::default(),
             }),
+            Command::CreateLoggedExchange {
+                exchange_id,
+                name,
+                exchange_kind,
+                alternate,
+                is_internal,
+                config,
+                assignments,
+            } => {
+                let exchange = Exchange {
+                    id: *exchange_id,
+                    name: name.as_str().into(),
+                    kind: *exchange_kind,
+                    alternate: alternate.as_deref().map(Into::into),
+                    is_internal: *is_internal,
+                    auto_delete: false,
+                    bindings: Arc::default(),
+                };
+                self.create_logged_exchange(exchange, config, assignments)
+            }
+            Command::CreateBoundQueue {
+                queue_id,
+                name,
+                exchange_id,
+                config,
+            } => self.create_bound_queue(*queue_id, name, *exchange_id, config),
             Command::DeleteExchange { exchange_id, if_unused } => self.delete_exchange(*exchange_id, *if_unused),
             Command::Bind { exchange_id, bindings } => self.bind(*exchange_id, bindings),
             Command::Unbind { exchange_id, bindings } => self.unbind(*exchange_id, bindings),

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jangada_routing::Destination;
-use jangada_types::{QueueId, Reason, Rejection, ReplicaId, TopicId};
+use jangada_types::{ExchangeId, QueueId, Reason, Rejection, ReplicaId, TopicId};
 
 use crate::command::CommandKind;
+use crate::exchange_rules;
 use crate::image::{Image, TopicKind};
 use crate::queue_rules;
 use crate::queues::{EffectiveSettings, Queue, QueueKind, QueueStart};
@@ -60,6 +61,30 @@ impl Image {
         queue_rules::config(self, name, &topic.name, kind.scope(), config)?;
         rules::all_have_level(self, CommandKind::CreateGroupQueue.since())?;
         Ok(self.add_queue(CommandKind::CreateGroupQueue, (id, name), topic_id, kind, config))
+    }
+
+    pub(super) fn create_bound_queue(
+        &mut self,
+        id: QueueId,
+        name: &str,
+        exchange_id: ExchangeId,
+        config: &BTreeMap<String, String>,
+    ) -> Result<Reply, Rejection> {
+        self.judge_new_queue(id, name)?;
+        let exchange = exchange_rules::exchange_by_id(self, exchange_id)?;
+        let log = exchange_rules::may_be_viewed(self, exchange, name)?;
+        queue_rules::config(self, name, &log.name, QueueKind::Bound.scope(), config)?;
+        rules::all_have_level(self, CommandKind::CreateBoundQueue.since())?;
+        let (topic_id, bound) = (log.id, exchange_rules::bound_by_creation(exchange, id));
+        let created = self.add_queue(
+            CommandKind::CreateBoundQueue,
+            (id, name),
+            topic_id,
+            QueueKind::Bound,
+            config,
+        );
+        self.exchanges.bind(exchange_id, &bound);
+        Ok(created)
     }
 
     fn judge_new_queue(&self, id: QueueId, name: &str) -> Result<(), Rejection> {

@@ -69,7 +69,7 @@ struct WireQueue {
     id: Vec<u8>,
     #[prost(string, tag = "2")]
     name: String,
-    /// The topic that a group queue reads; that of an owned one has its id.
+    /// The topic that a group queue or a bound one reads; that of an owned one has its id.
     #[prost(bytes = "vec", tag = "3")]
     topic_id: Vec<u8>,
     #[prost(btree_map = "string, string", tag = "4")]
@@ -80,6 +80,9 @@ struct WireQueue {
     /// Of a group queue: the number of partitions in which it begins there.
     #[prost(uint32, tag = "6")]
     partitions: u32,
+    /// The topic is that of an exchange.
+    #[prost(bool, tag = "7")]
+    is_bound: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -137,6 +140,7 @@ struct WireTopic {
 const KIND_LOG: u32 = 0;
 const KIND_COORDINATOR: u32 = 1;
 const KIND_QUEUE: u32 = 2;
+const KIND_EXCHANGE: u32 = 3;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct WirePartition {
@@ -196,6 +200,7 @@ impl From<&Topic> for WireTopic {
                 TopicKind::Log => KIND_LOG,
                 TopicKind::Coordinator => KIND_COORDINATOR,
                 TopicKind::Queue => KIND_QUEUE,
+                TopicKind::Exchange => KIND_EXCHANGE,
             },
         }
     }
@@ -206,6 +211,7 @@ impl From<&Queue> for WireQueue {
         let (topic_id, start, partitions) = match queue.kind {
             QueueKind::Owned => (Vec::new(), 0, 0),
             QueueKind::Group { start, partitions } => (queue.topic_id.to_form(), start.to_form(), partitions),
+            QueueKind::Bound => (queue.topic_id.to_form(), 0, 0),
         };
         Self {
             id: queue.id.to_form(),
@@ -214,6 +220,7 @@ impl From<&Queue> for WireQueue {
             config: queue.config.clone(),
             start,
             partitions,
+            is_bound: queue.kind == QueueKind::Bound,
         }
     }
 }
@@ -222,7 +229,7 @@ impl WireQueue {
     fn into_queue(self) -> Result<Queue, CodecError> {
         let id: QueueId = Wire::from_form(WHAT, self.id)?;
         let (topic_id, kind) = if self.topic_id.is_empty() {
-            if self.start != 0 || self.partitions != 0 {
+            if self.start != 0 || self.partitions != 0 || self.is_bound {
                 return Err(malformed(
                     WHAT,
                     format!("queue {:?} has no topic to start in", self.name),
@@ -230,9 +237,19 @@ impl WireQueue {
             }
             (id.own_topic(), QueueKind::Owned)
         } else {
-            let kind = QueueKind::Group {
-                start: Wire::from_form(WHAT, self.start)?,
-                partitions: self.partitions,
+            let kind = match self.is_bound {
+                true if (self.start, self.partitions) == (0, 0) => QueueKind::Bound,
+                true => {
+                    let name = self.name;
+                    return Err(malformed(
+                        WHAT,
+                        format!("queue {name:?} is bound, and has a place to start"),
+                    ));
+                }
+                false => QueueKind::Group {
+                    start: Wire::from_form(WHAT, self.start)?,
+                    partitions: self.partitions,
+                },
             };
             (topic_id(WHAT, &self.topic_id)?, kind)
         };
@@ -317,6 +334,7 @@ impl WireTopic {
             KIND_LOG => TopicKind::Log,
             KIND_COORDINATOR => TopicKind::Coordinator,
             KIND_QUEUE => TopicKind::Queue,
+            KIND_EXCHANGE => TopicKind::Exchange,
             other => return Err(malformed(WHAT, format!("unknown kind {other} of a topic"))),
         };
         Ok(Topic {

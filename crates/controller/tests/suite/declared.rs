@@ -37,7 +37,15 @@ fn commands_keep_their_levels() {
         "ExpireQueue",
     ];
     assert_eq!(since(7), of_queues);
-    assert_eq!(since(9), ["CreateExchange", "DeleteExchange", "Bind", "Unbind"]);
+    let of_exchanges = [
+        "CreateExchange",
+        "DeleteExchange",
+        "Bind",
+        "Unbind",
+        "CreateLoggedExchange",
+        "CreateBoundQueue",
+    ];
+    assert_eq!(since(9), of_exchanges);
     assert!(
         CommandKind::ALL
             .iter()

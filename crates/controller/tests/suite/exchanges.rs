@@ -353,6 +353,7 @@ fn wanted(name: &str) -> NewExchange<'_> {
         is_internal: false,
         auto_delete: false,
         if_not_exists: true,
+        log: None,
     }
 }
 

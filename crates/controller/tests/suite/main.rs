@@ -3,6 +3,7 @@
 mod admission;
 mod brokers;
 mod declared;
+mod exchange_logs;
 mod exchanges;
 mod fixture;
 mod golden;

@@ -160,6 +160,14 @@ fn command() -> impl Strategy<Value = Command> {
             }
         ),
         3 => (exchange(), any::<bool>()).prop_map(|(exchange_id, if_unused)| Command::DeleteExchange { exchange_id, if_unused }),
+        6 => (exchange(), name(), 0usize..4, prop::option::of(name()), config(), prop::collection::vec(replicas(), 0..3)).prop_map(
+            |(exchange_id, name, kind, alternate, config, assignments)| Command::CreateLoggedExchange {
+                exchange_id, name, exchange_kind: ExchangeKind::ALL[kind], alternate, is_internal: false, config, assignments
+            }
+        ),
+        6 => (queue(), name(), exchange(), queue_config()).prop_map(
+            |(queue_id, name, exchange_id, config)| Command::CreateBoundQueue { queue_id, name, exchange_id, config }
+        ),
         9 => (exchange(), bindings()).prop_map(|(exchange_id, bindings)| Command::Bind { exchange_id, bindings }),
         4 => (exchange(), bindings()).prop_map(|(exchange_id, bindings)| Command::Unbind { exchange_id, bindings }),
         6 => (replica(), prop::collection::vec(group(), 0..6)).prop_map(|(replica, groups)| {
@@ -274,7 +282,21 @@ fn assert_queues(image: &Image) {
                     "{queue:?}"
                 );
             }
+            QueueKind::Bound => {
+                let exchange = image.exchange_of_log(topic).expect("its exchange is there");
+                assert!(image.topic_named(name).is_none(), "{queue:?}");
+                // What is published to a fanout exchange is for all of its queues.
+                let sources: Vec<_> = image.exchange_table().sources(Destination::Queue(queue.id)).collect();
+                assert!(sources.iter().all(|source| source.id == exchange.id), "{queue:?}");
+                assert!(exchange.kind != ExchangeKind::Fanout || sources.len() == 1, "{queue:?}");
+            }
         }
+    }
+    for topic in image.topics().filter(|topic| topic.kind == TopicKind::Exchange) {
+        let exchange = image.exchange_of_log(topic).expect("no log outlives its exchange");
+        assert_eq!(image.exchange_log(exchange.id).map(|log| log.id), Some(topic.id));
+        assert_eq!(*topic.name, format!("__exchange.{}", exchange.name));
+        assert!(!exchange.auto_delete);
     }
     for topic in image.topics().filter(|topic| topic.kind == TopicKind::Queue) {
         assert_eq!(image.queues_of(topic.id).count(), 1, "{topic:?}");
@@ -308,8 +330,17 @@ fn assert_exchanges(image: &Image) {
         assert_eq!(table.named(&exchange.name).map(|found| found.id), Some(exchange.id));
         for binding in &*exchange.bindings {
             match binding.destination {
-                Destination::Queue(id) => assert_eq!(image.queue(id).map(|queue| queue.kind), Some(QueueKind::Owned)),
-                Destination::Exchange(id) => assert!(table.get(id).is_some(), "{exchange:?}"),
+                Destination::Queue(id) => {
+                    let queue = image.queue(id).expect("the queue is there");
+                    match image.exchange_log(exchange.id) {
+                        None => assert_eq!(queue.kind, QueueKind::Owned, "{exchange:?}"),
+                        Some(log) => assert_eq!((queue.kind, queue.topic_id), (QueueKind::Bound, log.id)),
+                    }
+                }
+                Destination::Exchange(id) => {
+                    assert!(table.get(id).is_some(), "{exchange:?}");
+                    assert!(image.exchange_log(exchange.id).is_none(), "{exchange:?}");
+                }
             }
             assert_eq!(binding.headers.is_some(), exchange.kind == ExchangeKind::Headers);
             sources.insert((binding.destination, exchange.id));

@@ -1,5 +1,6 @@
 //! The leader's side of a partition: it decides where the log starts, by the topic's retention and as clients ask. A log that is a
-//! queue's is kept as far as the queue needs it: its start follows the floor of the queue, and retention has no say.
+//! queue's is kept as far as the queue needs it: its start follows the floor of the queue, and retention has no say. That of an exchange
+//! follows the lowest floor of its queues, and retention may take more.
 //!
 //! ```text
 //!   timer, or a request to trim, or a queue's floor that moved
@@ -124,7 +125,7 @@ impl Leader {
                 .with("high_watermark", high_watermark);
             return Step::Done(Err(rejection));
         }
-        if let Some(floor) = state.queue_floor().filter(|floor| before > *floor) {
+        if let Some(floor) = state.kept_from().filter(|floor| before > *floor) {
             return Step::Done(Err(held_by_queue(before, floor)));
         }
         self.search(state, Cut::Below(before), (1, Asker::Client), now)
@@ -140,7 +141,7 @@ impl Leader {
 
     /// The rule of the topic's retention as of now; `None`: nothing can go by it.
     fn cut_of_retention(&self, state: &PartitionState, now: Now) -> Option<Cut> {
-        if state.log_start() == state.next_offset() || state.queue_floor().is_some() {
+        if state.log_start() == state.next_offset() || state.kept_from().is_some() {
             return None;
         }
         // Not by a clock that may be wrong.

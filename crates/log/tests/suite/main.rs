@@ -2,6 +2,7 @@
 
 mod compaction;
 mod conditions;
+mod fan_out;
 mod golden;
 mod leader;
 mod properties;

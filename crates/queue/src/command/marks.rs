@@ -2,11 +2,13 @@
 
 use bytes::{Buf, BufMut};
 
-use crate::ids::SlotId;
-use crate::limits::{LANES, SLOTS_MAX};
+use crate::command::slot_set::SlotSet;
+use crate::limits::LANES;
 use crate::varint::{get_varint, put_varint};
 
 const VERSION: u8 = 1;
+/// Some slots are written as bits. Other marks keep the version that builds before know.
+const VERSION_WITH_BITS: u8 = 2;
 /// Records of one batch with marks: those of any batch.
 const RECORDS_MAX: u64 = 1 << 20;
 
@@ -16,6 +18,7 @@ const KEY: u8 = 4;
 const LANE: u8 = 8;
 const ID: u8 = 16;
 const SLOTS: u8 = 32;
+const SLOT_BITS: u8 = 64;
 const KNOWN: u8 = DELIVER_AT | EXPIRES_AT | KEY | LANE | ID | SLOTS;
 
 /// The marks of one record. The default has none.
@@ -31,8 +34,8 @@ pub struct Mark {
     pub lane: u8,
     /// The hash of its message id, where the queue leaves out repetitions; 0: it has none.
     pub id: u128,
-    /// The slots that it is for; empty: all of them.
-    pub slots: Vec<SlotId>,
+    /// The slots that it is for.
+    pub slots: SlotSet,
 }
 
 /// How long message ids are remembered, as the queue's setting is when the batch is appended.
@@ -54,12 +57,18 @@ impl Marks {
         self.0.is_empty()
     }
 
-    /// `version u8 | count | each: flags u8, then what they name`. Times and numbers of slots are LEB128, hashes have their size.
+    /// `version u8 | count | each: flags u8, then what they name`. Times and numbers of slots are LEB128, hashes have their size. The
+    /// version is 2 where slots are written as bits.
     /// `with_ids`: a row leaves out the ids of messages, which have rows of their own.
     pub fn encode(&self, with_ids: bool, out: &mut impl BufMut) {
-        out.put_u8(VERSION);
+        let has_bits = self.0.iter().any(|mark| mark.slots.has_bits());
+        out.put_u8(if has_bits { VERSION_WITH_BITS } else { VERSION });
         put_varint(out, self.0.len() as u64);
         for mark in &self.0 {
+            let slots = match mark.slots.has_bits() {
+                true => SLOT_BITS,
+                false => SLOTS,
+            };
             let has_id = with_ids && mark.id != 0;
             let flag = |present: bool, flag: u8| if present { flag } else { 0 };
             out.put_u8(
@@ -68,7 +77,7 @@ impl Marks {
                     | flag(mark.key != 0, KEY)
                     | flag(mark.lane != 0, LANE)
                     | flag(has_id, ID)
-                    | flag(!mark.slots.is_empty(), SLOTS),
+                    | flag(!mark.slots.is_all(), slots),
             );
             if mark.deliver_at_ms != 0 {
                 put_varint(out, mark.deliver_at_ms);
@@ -85,24 +94,17 @@ impl Marks {
             if has_id {
                 out.put_u128(mark.id);
             }
-            if !mark.slots.is_empty() {
-                put_varint(out, mark.slots.len() as u64);
-                mark.slots
-                    .iter()
-                    .for_each(|slot| put_varint(out, u64::from(slot.get())));
-            }
+            mark.slots.encode(out);
         }
     }
 
     /// The reverse of [`Marks::encode`]. None: a later build wrote them, or they are damaged.
     pub fn decode(input: &mut &[u8]) -> Option<Self> {
-        if input.try_get_u8().ok()? != VERSION {
-            return None;
-        }
+        let known = known_in(input.try_get_u8().ok()?)?;
         let count = get_varint(input).filter(|count| *count <= RECORDS_MAX)?;
         let mut marks = Vec::with_capacity(input.len().min(count as usize));
         for _ in 0..count {
-            marks.push(Mark::decode(input)?);
+            marks.push(Mark::decode(input, known)?);
         }
         Some(Self(marks))
     }
@@ -127,9 +129,7 @@ impl PackedMarks {
     /// The bytes of [`Marks::encode`]. None: a later build wrote them, or they are damaged.
     pub fn check(bytes: &[u8]) -> Option<Self> {
         let mut input = bytes;
-        if input.try_get_u8().ok()? != VERSION {
-            return None;
-        }
+        let known = known_in(input.try_get_u8().ok()?)?;
         let count = get_varint(&mut input).filter(|count| *count <= RECORDS_MAX)?;
         let mut not_before_ms = u64::MAX;
         for _ in 0..count {
@@ -139,9 +139,9 @@ impl PackedMarks {
                     input = &input[1..];
                     get_varint(&mut input).filter(|at| *at != 0)?
                 }
-                flags if flags & !(DELIVER_AT | EXPIRES_AT) == 0 => Mark::decode(&mut input)?.deliver_at_ms,
+                flags if flags & !(DELIVER_AT | EXPIRES_AT) == 0 => Mark::decode(&mut input, known)?.deliver_at_ms,
                 _ => {
-                    Mark::decode(&mut input)?;
+                    Mark::decode(&mut input, known)?;
                     0
                 }
             };
@@ -172,10 +172,19 @@ impl PackedMarks {
     }
 }
 
+/// The flags that marks of a version may have; none: a later build wrote it.
+fn known_in(version: u8) -> Option<u8> {
+    match version {
+        VERSION => Some(KNOWN),
+        VERSION_WITH_BITS => Some(KNOWN | SLOT_BITS),
+        _ => None,
+    }
+}
+
 impl Mark {
-    fn decode(input: &mut &[u8]) -> Option<Self> {
+    fn decode(input: &mut &[u8], known: u8) -> Option<Self> {
         let flags = input.try_get_u8().ok()?;
-        if flags & !KNOWN != 0 {
+        if flags & !known != 0 || flags & (SLOTS | SLOT_BITS) == SLOTS | SLOT_BITS {
             return None;
         }
         let mut mark = Self::default();
@@ -195,10 +204,10 @@ impl Mark {
             mark.id = input.try_get_u128().ok().filter(|id| *id != 0)?;
         }
         if flags & SLOTS != 0 {
-            let count = get_varint(input).filter(|count| *count != 0 && *count <= SLOTS_MAX as u64)?;
-            for _ in 0..count {
-                mark.slots.push(SlotId(u32::try_from(get_varint(input)?).ok()?));
-            }
+            mark.slots = SlotSet::decode_numbers(input)?;
+        }
+        if flags & SLOT_BITS != 0 {
+            mark.slots = SlotSet::decode_bits(input)?;
         }
         Some(mark)
     }
@@ -207,6 +216,11 @@ impl Mark {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::SlotId;
+
+    fn only(numbers: impl IntoIterator<Item = u32>) -> SlotSet {
+        SlotSet::only(numbers.into_iter().map(SlotId)).expect("there are some")
+    }
 
     #[test]
     fn packed_marks_are_the_same_and_say_when_the_first_is_due() {
@@ -248,7 +262,7 @@ mod tests {
                 key: 2,
                 lane: 3,
                 id: 4,
-                slots: vec![SlotId(1), SlotId(200)],
+                slots: only([1, 200]),
             },
         ]);
         let mut bytes = Vec::new();
@@ -260,7 +274,37 @@ mod tests {
         for length in 0..bytes.len() {
             assert_eq!(Marks::decode(&mut &bytes[..length]), None, "{length} bytes");
         }
-        assert_eq!(Marks::decode(&mut &b"\x02\0"[..]), None);
+        assert_eq!(Marks::decode(&mut &b"\x03\0"[..]), None);
         assert_eq!(Marks::decode(&mut &b"\x01\x01\x40"[..]), None);
+    }
+
+    #[test]
+    fn slots_as_bits_are_pinned_too() {
+        let marks = Marks(vec![
+            Mark {
+                slots: only(1..=20),
+                ..Mark::default()
+            },
+            Mark::default(),
+        ]);
+        let mut bytes = Vec::new();
+        marks.encode(true, &mut bytes);
+        assert_eq!(bytes, b"\x02\x02\x40\x01\x03\xff\xff\x0f\x00");
+        assert_eq!(Marks::decode(&mut &bytes[..]), Some(marks.clone()));
+        assert_eq!(PackedMarks::of(&marks).unpack(), marks);
+        for length in 0..bytes.len() {
+            assert_eq!(Marks::decode(&mut &bytes[..length]), None, "{length} bytes");
+        }
+        bytes[0] = 1;
+        assert_eq!(
+            Marks::decode(&mut &bytes[..]),
+            None,
+            "a build that knows no bits reads none"
+        );
+        assert_eq!(
+            Marks::decode(&mut &b"\x02\x01\x60\x01\x01\x01\x01\xff"[..]),
+            None,
+            "both forms"
+        );
     }
 }

@@ -2,6 +2,7 @@
 //! or as they are appended.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::command::{Mark, Marks, PackedMarks};
 use crate::engine::io::Rows;
@@ -39,7 +40,7 @@ struct Batch {
 #[derive(Debug)]
 enum BatchMarks {
     Packed(PackedMarks),
-    Open(Marks),
+    Open(Arc<Marks>),
 }
 
 impl MarksAhead {
@@ -75,7 +76,7 @@ impl MarksAhead {
     pub(super) fn mark(&mut self, offset: u64) -> Option<&Mark> {
         let batch = self.batch(offset)?;
         if let BatchMarks::Packed(packed) = &batch.marks {
-            batch.marks = BatchMarks::Open(packed.unpack());
+            batch.marks = BatchMarks::Open(Arc::new(packed.unpack()));
         }
         match &batch.marks {
             BatchMarks::Open(marks) => marks.0.get((offset - batch.base) as usize),
@@ -93,7 +94,7 @@ impl MarksAhead {
     }
 
     /// A batch with marks was appended, where all marks ended at `before`.
-    pub(super) fn appended(&mut self, before: u64, base: u64, marks: &Marks) {
+    pub(super) fn appended(&mut self, before: u64, base: u64, marks: &Arc<Marks>) {
         let known = self.batches.front().map_or(0, |first| self.known_to - first.base);
         let has_room = self.batches.len() < BATCHES_MAX && known < MESSAGES_MAX;
         if self.known_to >= before.min(base) && has_room && self.reads.is_none() {
@@ -101,7 +102,7 @@ impl MarksAhead {
             self.batches.push_back(Batch {
                 base,
                 end: self.known_to,
-                marks: BatchMarks::Open(marks.clone()),
+                marks: BatchMarks::Open(Arc::clone(marks)),
             });
         }
     }

@@ -46,6 +46,13 @@ impl Engine {
                 Part::Acts(slot, change, acts) => self.acts_applied(slots, end, (slot, change), acts, &reply, now, out),
                 Part::Forward(section, before) => self.forward_replied(slots, end, (&section, &before), &reply, now),
                 Part::Grant(grant) => self.granted(slots, end, grant, &reply, now, out),
+                // What was refused is done already.
+                Part::Elsewhere(id, messages) => {
+                    if let Some(desk) = self.desks.get_mut(&id) {
+                        let runs = messages.runs().iter();
+                        runs.for_each(|run| desk.elsewhere.done(run.first, run.last));
+                    }
+                }
                 Part::Administered(request, section, messages) => {
                     self.administered(slots, end, (&section, &messages), &reply, now);
                     let answer = Answer::Administered(reply);

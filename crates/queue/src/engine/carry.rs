@@ -201,7 +201,7 @@ impl Engine {
                 stays |= slot.state(offset, end) != MessageState::Done;
                 continue;
             };
-            stays |= desk.busy.contains(&offset);
+            stays |= desk.busy.contains(&offset) || desk.elsewhere.has(offset);
             if let MessageState::Held(held) = slot.state(offset, end) {
                 let view = View::new(id, slot, slots, end, now, wall_ms);
                 stays |= match held.state {

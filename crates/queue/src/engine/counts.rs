@@ -104,15 +104,18 @@ impl Engine {
         let counts = slot.counts();
         let (free, stable) = (slot.free(end), slots.stable(end));
         let undecided = undecided(slot, (stable, end));
-        let delayed = desk.delayed(slot, stable).min(free - undecided);
+        let elsewhere = desk.elsewhere.len().min(free - undecided);
+        let known = free - undecided - elsewhere;
+        let delayed = desk.delayed(slot, stable).min(known);
         Some(SlotCounts {
-            ready: free - undecided - delayed,
+            ready: known - delayed,
             delayed,
             leased: counts.leased,
             waiting: counts.waiting,
             dead: counts.dead,
             staged: counts.staged,
             undecided,
+            elsewhere,
             bytes: self.scale.bytes_of(depth(slot, end)),
             consumers: desk.consumers.iter().count() as u64,
             first: Some(slot.floor()).filter(|floor| *floor < end),

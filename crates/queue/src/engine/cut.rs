@@ -10,7 +10,7 @@ impl Engine {
     pub(super) fn cut_off(&mut self, slots: &Slots) {
         for (id, desk) in &mut self.desks {
             // Below the floor of an owned queue nothing is known anyway.
-            if let Some(slot) = slots.slot(*id).filter(|slot| slot.kind() == SlotKind::Group) {
+            if let Some(slot) = slots.slot(*id).filter(|slot| slot.kind() != SlotKind::Owned) {
                 desk.cut_off(slot);
             }
         }
@@ -30,6 +30,9 @@ impl Desk {
         self.returned.retain(|_, ready| ready.offset >= floor);
         self.alone.retain(|_, ready| ready.offset >= floor);
         self.timers.cut_off(floor);
+        if let Some(last) = floor.checked_sub(1) {
+            self.elsewhere.done(0, last);
+        }
         self.expiries.cut_off(floor);
         self.forwarder.too_large.retain(|offset| *offset >= floor);
         self.cursor = self.cursor.max(floor);

@@ -63,7 +63,7 @@ pub struct Oldest {
 /// What a slot has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SlotCounts {
-    /// Messages that may go out.
+    /// Messages that may go out. Of an exchange's log those that the leader has not come to count, too, whoever they are for.
     pub ready: u64,
     /// Messages that are not due, about: those that the leader has passed. A new leader counts them anew, and one that was cancelled
     /// counts until its time.
@@ -78,6 +78,8 @@ pub struct SlotCounts {
     pub staged: u64,
     /// Messages that belong to a transaction that is not over, or lie behind one.
     pub undecided: u64,
+    /// Messages that the leader found to be for other queues of the exchange's log, and that are not done for that yet.
+    pub elsewhere: u64,
     /// Bytes of the records that are neither done nor dead, by the mean size of a record.
     pub bytes: u64,
     /// Consumers that have a stream, or wait with a receive.

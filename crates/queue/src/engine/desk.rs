@@ -9,6 +9,7 @@ use crate::engine::ahead::MarksAhead;
 use crate::engine::breaker::Breaker;
 use crate::engine::consumers::{Consumers, Waiter};
 use crate::engine::depth::Amount;
+use crate::engine::elsewhere::Elsewhere;
 use crate::engine::expiries::Expiries;
 use crate::engine::forwarder::Forwarder;
 use crate::engine::io::ConsumerId;
@@ -47,7 +48,7 @@ pub(super) struct Session {
 #[derive(Debug)]
 pub(super) struct Desk {
     pub policy: Policy,
-    /// All below was looked at: it was handed out, or is in one of the lists here, or not due, or its key is busy.
+    /// All below was looked at: it was handed out, or is in one of the lists here, or not due, or its key is busy, or it is for others.
     pub cursor: u64,
     pub ahead: MarksAhead,
     pub lanes: BTreeMap<u8, Lane>,
@@ -64,6 +65,8 @@ pub(super) struct Desk {
     /// The cursor has stopped for rows, or for the next step.
     pub walks: bool,
     pub keys: Keys,
+    /// Messages behind the cursor that are for other slots.
+    pub elsewhere: Elsewhere,
     /// Messages that a command under way, or the next one, is about.
     pub busy: BTreeSet<u64>,
     /// Messages that a carry under way is about: they do not go out before it is applied.
@@ -132,6 +135,7 @@ impl Desk {
             },
             walks: true,
             keys: Keys::default(),
+            elsewhere: Elsewhere::default(),
             busy: BTreeSet::new(),
             carrying: BTreeSet::new(),
             stayed: BTreeMap::new(),

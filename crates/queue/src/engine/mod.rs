@@ -19,9 +19,9 @@
 //! - `receive`: who asks once, or again. `settle`: what consumers say of messages. `rows`: what was looked up, and what was carried.
 //! - `carry`: what is appended again, so that a log can be cut. `counts`: limits, and what is shown. `lifetime`: what has an end
 //!   besides its settlement. `cut`: what retention took. `forward`: dead letters on their way to another topic. `fire`: schedules.
-//! - `transactions`: what is acknowledged in transactions.
+//! - `transactions`: what is acknowledged in transactions. `routed`: what is for other slots.
 //! - `desk`: what the leader knows of one slot. `walk`: the next message of it. `lanes`, `timers`, `keys`, `consumers`: its parts, with
-//!   `ahead`, `breaker`, `carrier`, `depth`, `expiries`, `firing`, `forwarder`.
+//!   `ahead`, `breaker`, `carrier`, `depth`, `elsewhere`, `expiries`, `firing`, `forwarder`.
 //! - `outs`: the messages that are leased. `tally`: what has come of messages, for people. `in_flight`: how many may be with consumers.
 //! - `acts`: changes of single messages that wait for the next command.
 
@@ -36,6 +36,7 @@ mod counts;
 mod cut;
 mod depth;
 mod desk;
+mod elsewhere;
 mod expiries;
 mod fire;
 mod firing;
@@ -52,6 +53,7 @@ mod part;
 mod policy;
 mod pump;
 mod receive;
+mod routed;
 mod rows;
 mod settle;
 mod step;

@@ -6,12 +6,15 @@ use crate::engine::consumers::Waiter;
 use crate::engine::desk::Ready;
 use crate::engine::io::RequestId;
 use crate::ids::{AttemptId, SessionId, SlotId};
+use crate::runs::Runs;
 
 /// What a section of a command under way is about.
 #[derive(Debug)]
 pub(super) enum Part {
     Acts(SlotId, Change, Vec<Act>),
     Grant(Grant),
+    /// Messages that are for other slots.
+    Elsewhere(SlotId, Runs),
     /// A section of the forwarder, with the messages that were on their way before it.
     Forward(Section, Vec<Ready>),
     /// A section that an administrator asked for, with the messages that it names.

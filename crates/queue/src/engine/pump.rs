@@ -71,6 +71,7 @@ impl Engine {
                 lost,
                 held_back,
                 desk.breaker.next_ms(),
+                desk.elsewhere.due_ms(),
                 desk.forwarder.next_ms(),
                 desk.sweep_at_ms,
                 desk.unused_at_ms(),
@@ -191,6 +192,7 @@ impl Engine {
                 }
             }
         }
+        self.tell_elsewhere(&mut parts, &mut sections, room, now);
         if sections.is_empty() {
             // What must not go out was found while granting, and is the next command.
             return !self.acts.is_empty();
@@ -270,7 +272,7 @@ impl Desk {
         while let Some(wall_ms) = view.wall_ms.filter(|_| self.returned.len() < TIMER_WINDOW)
             && let Some((offset, due)) = self.timers.pop_due(wall_ms)
         {
-            if view.state(offset) != MessageState::Free || self.busy.contains(&offset) {
+            if view.state(offset) != MessageState::Free || self.busy.contains(&offset) || self.elsewhere.has(offset) {
                 continue;
             }
             let carried = view.slot.carried(offset);

@@ -94,7 +94,9 @@ impl Desk {
         // With lanes any message may have been passed; one that was not is found twice, and goes out once.
         // The cursor leaves out what was carried, where it keeps its place: that is behind it from the beginning.
         let is_behind = |offset| has_lanes || offset < cursor || view.slot.carried(offset).is_some();
-        let is_passed = |offset| is_behind(offset) && view.state(offset) == MessageState::Free;
+        let elsewhere = &self.elsewhere;
+        let is_passed =
+            |offset| is_behind(offset) && view.state(offset) == MessageState::Free && !elsewhere.has(offset);
         self.timers.rows(&timers, rows.is_all, is_passed);
     }
 
@@ -127,7 +129,9 @@ impl Desk {
                 is_all = true;
                 break;
             }
-            let is_free = view.state(*offset) == MessageState::Free && !self.busy.contains(offset);
+            let is_free = view.state(*offset) == MessageState::Free
+                && !self.busy.contains(offset)
+                && !self.elsewhere.has(*offset);
             if is_free && origin == offset && !self.is_returned(*origin, 0) {
                 places.push(Place {
                     origin: *origin,

@@ -1,10 +1,11 @@
 //! The engine of a partition's queues, and what each input does.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jangada_machine::Now;
 
-use crate::command::Section;
+use crate::command::{Marks, Section};
 use crate::engine::acts::{Act, Change};
 use crate::engine::carrier::Carrier;
 use crate::engine::consumers::{Asks, Consumer, Waiter};
@@ -198,7 +199,7 @@ impl Engine {
             Input::Tick => {}
             Input::CutOff => self.cut_off(slots),
             Input::Configure { slot, policy } => self.configure(slots, end, slot, policy, now),
-            Input::Appended { marks } => self.appended(marks.as_ref()),
+            Input::Appended { marks } => self.appended(marks),
             Input::Attach {
                 consumer,
                 slot,
@@ -402,11 +403,13 @@ impl Engine {
             .collect()
     }
 
-    fn appended(&mut self, marks: Option<&(u64, crate::command::Marks)>) {
+    fn appended(&mut self, marks: Option<(u64, Marks)>) {
         let Some((base, marks)) = marks else { return };
+        // There may be a thousand desks.
+        let marks = Arc::new(marks);
         let before = self.marks_end;
         for desk in self.desks.values_mut() {
-            desk.ahead.appended(before, *base, marks);
+            desk.ahead.appended(before, base, &marks);
             for (at, mark) in marks.0.iter().enumerate().filter(|(_, mark)| mark.lane > 0) {
                 if let Some(lane) = desk.lanes.get_mut(&mark.lane) {
                     lane.appended(base + at as u64, mark);

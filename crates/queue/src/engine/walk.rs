@@ -150,9 +150,15 @@ impl Desk {
             if !self.policy.has_lanes {
                 mark.lane = 0;
             }
-            let is_elsewhere = !mark.slots.is_empty() && !mark.slots.contains(&view.id);
+            if !mark.slots.has(view.id) {
+                if !self.elsewhere.has(offset) {
+                    self.elsewhere.pass(offset, view.now.monotonic_ms);
+                }
+                self.cursor = offset + 1;
+                continue;
+            }
             let is_in_lane = self.policy.has_lanes && mark.lane > 0;
-            if is_elsewhere || is_in_lane || self.is_returned(origin, mark.lane) {
+            if is_in_lane || self.is_returned(origin, mark.lane) {
                 self.cursor = offset + 1;
                 continue;
             }
@@ -239,7 +245,7 @@ impl Desk {
                 return (None, false);
             }
             let is_free = view.state(offset) == MessageState::Free && !self.busy.contains(&offset);
-            let is_elsewhere = !mark.slots.is_empty() && !mark.slots.contains(&view.id);
+            let is_elsewhere = !mark.slots.has(view.id);
             let is_carried = view.slot.origin(offset) != offset;
             let is_due = mark.deliver_at_ms <= view.wall_ms.unwrap_or(0);
             if is_free && !is_elsewhere && !is_carried && !self.is_returned(offset, mark.lane) {

@@ -110,7 +110,7 @@ bytes! {
         Owned = 1,
         /// The queue is a view over an ordinary topic, whose retention rules. As Kafka's share group (KIP-932).
         Group = 2,
-        /// The queue is one of several over an exchange's log, which is cut at the lowest floor.
+        /// The queue is one of several over an exchange's log, which is cut at the lowest floor, and above it where its retention says so.
         Bound = 3,
     }
 }

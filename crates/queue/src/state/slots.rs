@@ -117,6 +117,13 @@ impl Slots {
         cuts.map(Slot::floor).min()
     }
 
+    /// The offset that the log must not begin above, whatever its retention says: the floor of the queue whose own it is. None: there is
+    /// no such queue.
+    pub fn kept_from(&self) -> Option<u64> {
+        let keeps = self.slots.values().filter(|slot| slot.kind == SlotKind::Owned);
+        keeps.map(Slot::floor).min()
+    }
+
     /// The log begins at this offset from now on. What a slot had not done below it is lost, and counted as that.
     pub fn cut_off(&mut self, log_start: Offset) {
         for slot in self.slots.values_mut() {

@@ -7,7 +7,6 @@
 //! TIMER   2 | deliver-at ms | offset                    lane u32 | expires-at u64 | key u64  what is due next
 //! KEY     3 | hash of the key | place in the order      offset u64 | deliver-at u64          the next message of a key
 //! LANE    4 | lane | last offset                        base u64 | bits | marks of those     the next message of a lane above 0
-//! ROUTE   5 | slot | last offset                        base u64 | bits                      the next message of a bound queue
 //! ORIGIN  6 | old offset | 0                            new offset u64                       where a carried message is now
 //! ```
 //!
@@ -44,21 +43,12 @@ pub enum RowKind {
     Key = 3,
     /// The records of a batch that are in a lane.
     Lane = 4,
-    /// The records of a batch that are for a slot.
-    Route = 5,
     /// Where a message is that was appended again.
     Origin = 6,
 }
 
 impl RowKind {
-    const ALL: [Self; 6] = [
-        Self::Batch,
-        Self::Timer,
-        Self::Key,
-        Self::Lane,
-        Self::Route,
-        Self::Origin,
-    ];
+    const ALL: [Self; 5] = [Self::Batch, Self::Timer, Self::Key, Self::Lane, Self::Origin];
 }
 
 /// A row, read.
@@ -101,13 +91,6 @@ pub enum MarkRow {
         lane: u64,
         /// The records, with their marks.
         messages: Vec<(u64, Mark)>,
-    },
-    /// The records of a batch that are for a slot.
-    Route {
-        /// The number of the slot.
-        slot: u64,
-        /// The offsets of the records.
-        offsets: Vec<u64>,
     },
     /// Where a message is that was appended again.
     Origin {
@@ -172,11 +155,6 @@ impl MarkRow {
                 let messages = offsets.into_iter().zip(marks.0).collect();
                 return Ok(Self::Lane { lane: a, messages });
             }
-            RowKind::Route => {
-                let base = reader.u64()?;
-                let offsets = offsets_of(base, b, reader.rest())?;
-                return Ok(Self::Route { slot: a, offsets });
-            }
             RowKind::Timer => {
                 let lane = reader.u32()?;
                 Self::Timer {
@@ -226,8 +204,8 @@ pub fn put_rows(base: u64, marks: &Marks, origin_of: impl Fn(u64) -> Option<u64>
     value.extend_from_slice(&base.to_le_bytes());
     marks.encode(false, &mut value);
     effects.put(&MARKS, &key_of(RowKind::Batch, 0, last), &value);
-    // Bits by lane and by slot.
-    let mut bits: BTreeMap<(u8, u64), Vec<u8>> = BTreeMap::new();
+    // Bits by lane.
+    let mut bits: BTreeMap<u8, Vec<u8>> = BTreeMap::new();
     for (at, mark) in marks.0.iter().enumerate() {
         let offset = base + at as u64;
         let Some(origin) = origin_of(at as u64) else {
@@ -248,31 +226,19 @@ pub fn put_rows(base: u64, marks: &Marks, origin_of: impl Fn(u64) -> Option<u64>
             row.put(&mark.deliver_at_ms.to_le_bytes());
             effects.put(&MARKS, &key, &row.finish());
         }
-        let lane = (mark.lane > 0).then_some((RowKind::Lane as u8, u64::from(mark.lane)));
-        let routes = mark
-            .slots
-            .iter()
-            .map(|slot| (RowKind::Route as u8, u64::from(slot.get())));
-        for row in lane.into_iter().chain(routes) {
-            let bits = bits.entry(row).or_insert_with(|| vec![0; count.div_ceil(8)]);
+        if mark.lane > 0 {
+            let bits = bits.entry(mark.lane).or_insert_with(|| vec![0; count.div_ceil(8)]);
             bits[at / 8] |= 1 << (at % 8);
         }
     }
-    for ((kind, a), bits) in bits {
-        let kind = if kind == RowKind::Lane as u8 {
-            RowKind::Lane
-        } else {
-            RowKind::Route
-        };
+    for (lane, bits) in bits {
         value.truncate(1 + 8);
         value.extend_from_slice(&bits);
-        if kind == RowKind::Lane {
-            let is_there = |at: usize| bits[at / 8] >> (at % 8) & 1 == 1;
-            let of_lane = marks.0.iter().enumerate().filter(|(at, _)| is_there(*at));
-            let of_lane = of_lane.map(|(_, mark)| mark.clone());
-            Marks(of_lane.collect()).encode(false, &mut value);
-        }
-        effects.put(&MARKS, &key_of(kind, a, last), &value);
+        let is_there = |at: usize| bits[at / 8] >> (at % 8) & 1 == 1;
+        let of_lane = marks.0.iter().enumerate().filter(|(at, _)| is_there(*at));
+        let of_lane = of_lane.map(|(_, mark)| mark.clone());
+        Marks(of_lane.collect()).encode(false, &mut value);
+        effects.put(&MARKS, &key_of(RowKind::Lane, u64::from(lane), last), &value);
     }
 }
 
@@ -294,7 +260,7 @@ fn position_of(key: &[u8], value: &[u8]) -> Option<u64> {
             let mut reader = RowReader::new("row of marks", VERSION, value).ok()?;
             reader.u64().ok()
         }
-        (RowKind::Batch | RowKind::Timer | RowKind::Lane | RowKind::Route, _, offset) => Some(offset),
+        (RowKind::Batch | RowKind::Timer | RowKind::Lane, _, offset) => Some(offset),
     }
 }
 
@@ -307,6 +273,7 @@ mod tests {
     use jangada_types::RowChange;
 
     use super::*;
+    use crate::command::SlotSet;
     use crate::ids::SlotId;
 
     fn marks() -> Marks {
@@ -318,7 +285,7 @@ mod tests {
         let routed = Mark {
             lane: 2,
             id: 9,
-            slots: vec![SlotId(4)],
+            slots: SlotSet::only([SlotId(4)]).expect("there is one"),
             ..Mark::default()
         };
         Marks(vec![Mark::default(), timed, routed])
@@ -369,10 +336,6 @@ mod tests {
                 lane: 2,
                 messages: vec![(12, in_lane)],
             },
-            MarkRow::Route {
-                slot: 4,
-                offsets: vec![12],
-            },
             MarkRow::Origin { old: 3, new: 11 },
         ];
         assert_eq!(read, expected);
@@ -381,7 +344,7 @@ mod tests {
     #[test]
     fn rows_are_cut_off_by_the_message_that_they_are_about() {
         let positions: Vec<Option<u64>> = rows().iter().map(|(key, value)| position_of(key, value)).collect();
-        assert_eq!(positions, [Some(12), Some(11), Some(11), Some(12), Some(12), Some(11)]);
+        assert_eq!(positions, [Some(12), Some(11), Some(11), Some(12), Some(11)]);
     }
 
     #[test]

@@ -120,7 +120,7 @@ impl World {
             return;
         };
         let all = counts.ready + counts.delayed + counts.leased + counts.waiting + counts.dead;
-        let all = all + counts.staged + counts.undecided;
+        let all = all + counts.staged + counts.undecided + counts.elsewhere;
         assert_eq!(all, slot.undone(self.end()), "{counts:?}");
     }
 
@@ -255,6 +255,10 @@ impl World {
         let slot = self.slots.slot(SLOT).expect("it is open");
         let end = self.end();
         for (id, place) in &self.places {
+            if !self.records[*id as usize].1.slots.has(SLOT) {
+                assert!(!self.delivered.contains_key(id), "{id} is for another queue");
+                continue;
+            }
             let is_over_unseen = self.policy.expired.is_some() || self.policy.messages_max.is_some();
             match slot.state(*place, end) {
                 MessageState::Done if !is_over_unseen && !self.cut.contains(id) && !self.txns.voids.contains(id) => {

@@ -5,9 +5,9 @@ use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
 
 use jangada_queue::engine::{Attempts, CarryBounds, Expired, OnDead, Order, Overflow, Policy, Settlement};
-use jangada_queue::{KeepsOrder, Mark, SlotKind};
+use jangada_queue::{KeepsOrder, Mark, SlotId, SlotKind, SlotSet};
 
-use crate::world::{Client, World};
+use crate::world::{Client, SLOT, World};
 
 fn histories() -> u64 {
     let asked = std::env::var("QUEUE_HISTORIES").ok();
@@ -36,6 +36,12 @@ struct Kind {
     cuts: bool,
     /// Consumers send and acknowledge in transactions.
     transactions: bool,
+    /// The queue shares an exchange's log with others, whose messages are none of its business.
+    routed: bool,
+}
+
+fn only(slots: impl IntoIterator<Item = SlotId>) -> SlotSet {
+    SlotSet::only(slots).expect("there are some")
 }
 
 fn mark(world: &mut World, kind: Kind) -> Mark {
@@ -48,6 +54,16 @@ fn mark(world: &mut World, kind: Kind) -> Mark {
     }
     if kind.delays && world.seeds.below(2) == 0 {
         mark.deliver_at_ms = world.wall() + world.seeds.below(20_000);
+    }
+    if kind.routed {
+        let others = [SlotId(2), SlotId(3)];
+        mark.slots = match world.seeds.below(5) {
+            0 => SlotSet::ALL,
+            1 => only([SLOT]),
+            2 => only([SLOT, others[1]]),
+            3 => only((2..40).map(SlotId)),
+            _ => only(others),
+        };
     }
     if kind.ttl && world.seeds.below(2) == 0 {
         mark.expires_at_ms = world.wall() + 1 + world.seeds.below(60_000);
@@ -182,7 +198,11 @@ fn run(policy: Policy, kind: Kind) {
         let keeps = kind.keys > 0 || kind.lanes > 0;
         let order = if keeps { KeepsOrder::Yes } else { KeepsOrder::No };
         let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| {
-            let slot_kind = if kind.cuts { SlotKind::Group } else { SlotKind::Owned };
+            let slot_kind = match kind {
+                Kind { routed: true, .. } => SlotKind::Bound,
+                Kind { cuts: true, .. } => SlotKind::Group,
+                _ => SlotKind::Owned,
+            };
             let mut world = World::over(slot_kind, seed, policy, order);
             world.target.may_lose = kind.cuts;
             world.clients = (0..3)
@@ -415,6 +435,38 @@ fn a_topic_whose_retention_takes_what_its_group_has_not_done() {
         ..policy()
     };
     run(forwards, plain);
+}
+
+#[test]
+fn a_view_over_the_log_of_an_exchange() {
+    let plain = Kind {
+        routed: true,
+        ..Kind::default()
+    };
+    run(policy(), plain);
+    run(policy(), Kind { carries: true, ..plain });
+    run(policy(), Kind { cuts: true, ..plain });
+    run(
+        policy(),
+        Kind {
+            transactions: true,
+            ..plain
+        },
+    );
+    let delays = Kind { delays: true, ..plain };
+    run(policy(), delays);
+    let expires = Policy {
+        expired: Some(Expired::Dead),
+        ..policy()
+    };
+    run(expires, Kind { ttl: true, ..plain });
+    let counts_deliveries = Policy {
+        attempts: Attempts::Deliveries,
+        attempts_max: Some(2),
+        forwards_dead: true,
+        ..policy()
+    };
+    run(counts_deliveries, plain);
 }
 
 #[test]

@@ -473,6 +473,7 @@ impl World {
                 "{id} was acknowledged, and is delivered again"
             );
             self.txns.may_go_out(id);
+            assert!(mark.slots.has(SLOT), "{id} is for another queue");
             assert!(
                 mark.deliver_at_ms <= self.wall().max(self.wall_max_ms),
                 "{id} is delivered before its time"

@@ -72,12 +72,17 @@ fn queues_at(
     }
     let mut is_matched = false;
     for binding in at.bindings.iter().filter(|binding| matches(at.kind, binding, message)) {
-        is_matched = true;
         match binding.destination {
-            Destination::Queue(id) => drop(queues.insert(id)),
+            Destination::Queue(id) => {
+                is_matched = true;
+                queues.insert(id);
+            }
             Destination::Exchange(id) => {
-                let next = exchanges.iter().find(|other| other.id == id).expect("it was sampled");
-                queues_at(exchanges, next, message, passed, queues);
+                // A binding to one that is gone is none.
+                if let Some(next) = exchanges.iter().find(|other| other.id == id) {
+                    is_matched = true;
+                    queues_at(exchanges, next, message, passed, queues);
+                }
             }
         }
     }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use jangada_routing::{CameBy, Exchange, ExchangeKind, Message, NoHeaders, RouteError, Router, Scratch};
+use jangada_routing::{
+    CameBy, Destination, Exchange, ExchangeKind, Hop, Message, NoHeaders, RouteError, Router, Scratch,
+};
 use jangada_types::QueueId;
 use proptest::prelude::*;
 
@@ -40,6 +42,9 @@ proptest! {
                 prop_assert_eq!(&trace.queues, &expected);
                 let passed: std::collections::BTreeSet<_> = trace.hops.iter().map(|hop| hop.exchange.id).collect();
                 prop_assert_eq!(passed.len(), trace.hops.len(), "each exchange is passed once");
+                for (number, hop) in trace.hops.iter().enumerate() {
+                    prop_assert!(led_to(&trace.hops[..number], hop), "{:?} of {:?}", hop, trace);
+                }
             }
         }
     }
@@ -61,6 +66,53 @@ proptest! {
         for exchange in &after {
             prop_assert_eq!(resolved(&updated, &exchange.name, &sent, &[]), resolved(&new, &exchange.name, &sent, &[]));
         }
+    }
+}
+
+/// Whether what a trace says of the way to an exchange is so, after the hops before.
+fn led_to(before: &[Hop], hop: &Hop) -> bool {
+    let to = Destination::Exchange(hop.exchange.id);
+    match hop.came_by {
+        CameBy::Published => before.is_empty(),
+        CameBy::Binding(number) => before[number].matched.iter().any(|binding| binding.destination == to),
+        CameBy::Alternate(number) => {
+            let from = &before[number];
+            from.matched.is_empty() && from.exchange.alternate.as_ref() == Some(&hop.exchange.name)
+        }
+    }
+}
+
+#[test]
+fn a_binding_to_an_exchange_that_is_gone_is_none() {
+    let router = router(&[
+        with_alternate(exchange(1, "a", FANOUT, vec![to_exchange(9, "")]), "b"),
+        exchange(2, "b", FANOUT, vec![to_queue(2, "")]),
+    ]);
+    assert_eq!(resolved(&router, "a", "", &[]), [2]);
+    let message = Message {
+        exchange: "a",
+        routing_key: "",
+        headers: &NoHeaders,
+    };
+    let hops = router.trace(&message).unwrap().hops;
+    assert_eq!((hops[0].matched.len(), hops[1].came_by), (0, CameBy::Alternate(0)));
+}
+
+#[test]
+fn a_table_is_kept_for_as_long_as_kind_and_bindings_are_the_same() {
+    let direct = Arc::new(exchange(1, "e", DIRECT, vec![to_queue(1, "k"), to_queue(2, "l")]));
+    // The very same bindings, which only another kind reads in another way.
+    let fanout = Arc::new(Exchange {
+        kind: FANOUT,
+        ..Exchange::clone(&direct)
+    });
+    let bound_anew = Arc::new(Exchange {
+        bindings: Arc::new([to_queue(3, "k")].into()),
+        ..Exchange::clone(&direct)
+    });
+    let router = Router::default().updated([&direct]);
+    for (then, expected) in [(&direct, &[1][..]), (&fanout, &[1, 2]), (&bound_anew, &[3])] {
+        assert_eq!(resolved(&router.updated([then]), "e", "k", &[]), expected);
     }
 }
 
@@ -97,13 +149,35 @@ fn exchanges_may_lead_to_each_other_in_a_circle() {
 }
 
 #[test]
+fn it_is_said_whether_a_message_came_to_an_alternate_exchange() {
+    let router = router(&[
+        with_alternate(exchange(1, "a", DIRECT, vec![to_queue(1, "k")]), "b"),
+        exchange(2, "b", DIRECT, vec![to_queue(2, "l")]),
+    ]);
+    let mut scratch = Scratch::default();
+    for (routing_key, by_alternate) in [("k", false), ("l", true), ("k", false), ("none", true)] {
+        let message = Message {
+            exchange: "a",
+            routing_key,
+            headers: &NoHeaders,
+        };
+        router.resolve(&message, &mut scratch).expect("it is there");
+        assert_eq!(scratch.by_alternate(), by_alternate, "{routing_key}");
+    }
+}
+
+#[test]
 fn the_alternate_exchange_gets_what_matches_nothing_and_nothing_else() {
     let router = router(&[
         with_alternate(
             exchange(1, "a", DIRECT, vec![to_queue(1, "k"), to_exchange(4, "onward")]),
             "b",
         ),
-        with_alternate(exchange(2, "b", DIRECT, vec![to_queue(2, "l")]), "c"),
+        // What it has for the keys of the first one's bindings nobody is to get by way of it.
+        with_alternate(
+            exchange(2, "b", DIRECT, ["l", "k", "onward"].map(|key| to_queue(2, key)).into()),
+            "c",
+        ),
         // Alternate exchanges that lead back are not created; what is there all the same ends.
         with_alternate(exchange(3, "c", DIRECT, vec![to_queue(3, "m")]), "a"),
         with_alternate(exchange(4, "dead end", DIRECT, vec![]), "gone"),

@@ -11,6 +11,9 @@ pub struct Config {
     pub timeout_ms_default: u32,
     /// How long an id is kept that is not used, milliseconds.
     pub expiration_ms: u64,
+    /// Whether a transaction may begin by the command that completes the one before ([`Command::Begin`](crate::Command::Begin)): all
+    /// brokers know it.
+    pub begins_at_once: bool,
 }
 
 impl Default for Config {
@@ -19,6 +22,7 @@ impl Default for Config {
             timeout_ms_max: TIMEOUT_MS_MAX_DEFAULT,
             timeout_ms_default: TIMEOUT_MS_DEFAULT,
             expiration_ms: EXPIRATION_MS_DEFAULT,
+            begins_at_once: false,
         }
     }
 }

@@ -8,6 +8,7 @@
 
 mod config;
 mod driven;
+mod habits;
 mod outbox;
 mod request;
 mod requests;
@@ -27,6 +28,7 @@ use crate::command::Command;
 use crate::event::Event;
 use crate::image::Image;
 use crate::reply::Reply;
+use habits::Habits;
 use outbox::{Outbox, Settled};
 use request::Request;
 use timers::Timer;
@@ -46,6 +48,7 @@ pub struct Leader {
     /// The ids with an open transaction, by the time at which it began, milliseconds since the Unix epoch.
     open: BTreeSet<(u64, Arc<str>)>,
     outbox: Outbox,
+    habits: Habits,
     /// Events that the host has yet to write down.
     events: Vec<Event>,
 }
@@ -59,6 +62,7 @@ impl Leader {
             queue: BinaryHeap::new(),
             open: BTreeSet::new(),
             outbox: Outbox::default(),
+            habits: Habits::default(),
             events: Vec::new(),
         };
         for id in image.ids.keys() {
@@ -74,9 +78,13 @@ impl Leader {
 
     /// Takes note of a command that was applied, whatever the reply; `image` has it already.
     pub fn applied(&mut self, image: &Image, command: &Command, now: Now) {
+        if let Command::Add { id, .. } | Command::Begin { id, .. } = command {
+            self.habits.settled(id);
+        }
         match command {
             Command::Init { id, .. }
             | Command::Add { id, .. }
+            | Command::Begin { id, .. }
             | Command::End { id, .. }
             | Command::Expire { id, .. } => {
                 self.refresh(image, id, now);
@@ -93,6 +101,12 @@ impl Leader {
     /// Partitions and groups become part of the open transaction, or begin one.
     pub fn join(&mut self, image: &Image, request: JoinRequest, now: Now) -> Step {
         self.decide(image, Request::Join(request), 1, now)
+    }
+
+    /// Whether a command is under way that adds all who ask, so that they need none of their own: they come again when it is applied.
+    pub fn is_joining(&self, image: &Image, request: &JoinRequest) -> bool {
+        let row = image.id(&request.id);
+        row.is_some_and(|row| self.habits.are_under_way(row, request))
     }
 
     /// The producer ends its transaction.
@@ -130,12 +144,22 @@ impl Leader {
         self.outbox.len()
     }
 
-    /// Takes what became of markers. Transactions of which all are written become complete by one command.
+    /// Whether the next transaction of an id may begin: none is being ended, or all markers of the last one are written and the command by
+    /// which the next begins says so.
+    pub fn may_begin(&self, image: &Image, id: &str) -> bool {
+        image
+            .id(id)
+            .is_none_or(|row| !row.state.is_prepare() || self.begins_at_once(id, row))
+    }
+
+    /// Takes what became of markers. Transactions of which all are written become complete by the command with which the next one begins,
+    /// or, when none does for a moment, by one for all that are due.
     pub fn acknowledge(&mut self, image: &Image, acknowledgments: &[Acknowledgment], now: Now) -> Step {
         let mut ended = Vec::new();
         for acknowledgment in acknowledgments {
             let Acknowledgment { id, seq, target, .. } = acknowledgment;
             match self.outbox.settle(acknowledgment, now.monotonic_ms) {
+                Settled::All if self.config.begins_at_once => self.complete_later(image, id, now),
                 Settled::All => {
                     self.hush(id, now);
                     self.enqueue(image, id, now);

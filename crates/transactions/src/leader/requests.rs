@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jangada_machine::Now;
-use jangada_types::{Reason, Rejection};
+use jangada_types::{GroupId, Reason, Rejection};
 
 use super::request::{Answer, EndRequest, InitRequest, JoinKind, JoinRequest};
 use super::timers::end;
@@ -76,20 +76,32 @@ impl Leader {
     }
 
     /// Partitions and groups become part of the transaction, or are found to be.
-    pub(super) fn decide_join(&self, image: &Image, request: &JoinRequest, now: Now) -> Result<Decision, Rejection> {
+    pub(super) fn decide_join(
+        &mut self,
+        image: &Image,
+        request: &JoinRequest,
+        now: Now,
+    ) -> Result<Decision, Rejection> {
         let id = &request.id;
         judge_participants(request)?;
         let row = rules::known(image, id)?;
         rules::is_holder(id, row, request.producer)?;
-        let seq = row.open_or_next().ok_or_else(|| rules::being_ended(id))?;
-        let has_all = request
-            .partitions
-            .iter()
-            .all(|partition| row.partitions.contains(partition))
+        let is_behind = request.kind == JoinKind::Implicit && self.begins_at_once(id, row);
+        let seq = match is_behind {
+            true => row.seq.saturating_add(1),
+            false => row.open_or_next().ok_or_else(|| rules::being_ended(id))?,
+        };
+        // What the row has then belongs to the transaction before.
+        let has_all = !is_behind
+            && request
+                .partitions
+                .iter()
+                .all(|partition| row.partitions.contains(partition))
             && request.groups.iter().all(|name| row.groups.contains(name));
         // A client that keeps its epoch may mean a later transaction than the one that a deposed leader sees: so its own word goes through
         // the log.
         if has_all && request.kind != JoinKind::Explicit {
+            self.habits.asked(request, seq);
             return Ok(Decision::Answer(Answer::Joined { seq }));
         }
         if request.kind == JoinKind::Check {
@@ -99,17 +111,55 @@ impl Leader {
                 "add the partition to the transaction first",
             ));
         }
-        rules::room_for_participants(image, row, &request.partitions, &request.groups)?;
-        let command = Command::Add {
-            id: Arc::clone(id),
-            producer: request.producer,
-            seq,
-            partitions: request.partitions.clone(),
-            groups: request.groups.clone(),
-            metadata_version: request.metadata_version,
-            at_ms: now.wall_ms,
+        let room = |partitions: &[GroupId], groups: &[Arc<str>]| match is_behind {
+            true => rules::room_for_next(image, partitions, groups),
+            false => rules::room_for_participants(image, row, partitions, groups),
+        };
+        room(&request.partitions, &request.groups)?;
+        let (mut partitions, mut groups) = (request.partitions.clone(), request.groups.clone());
+        let mut metadata_version = request.metadata_version;
+        if request.kind == JoinKind::Implicit {
+            let guess = self.habits.ask(request, seq);
+            if room(&guess.partitions, &guess.groups).is_ok() {
+                partitions.extend(
+                    guess
+                        .partitions
+                        .iter()
+                        .filter(|group| !request.partitions.contains(group)),
+                );
+                groups.extend(guess.groups.into_iter().filter(|name| !request.groups.contains(name)));
+                // One that is guessed may be newer than what the broker knows that asks, and must not be taken for deleted by that.
+                metadata_version = metadata_version.max(guess.metadata_version);
+            }
+        }
+        let (id, producer, at_ms) = (Arc::clone(id), request.producer, now.wall_ms);
+        let command = match is_behind {
+            true => Command::Begin {
+                id,
+                producer,
+                seq,
+                partitions,
+                groups,
+                metadata_version,
+                at_ms,
+            },
+            false => Command::Add {
+                id,
+                producer,
+                seq,
+                partitions,
+                groups,
+                metadata_version,
+                at_ms,
+            },
         };
         Ok(Decision::Propose(command, Some(Answer::Joined { seq })))
+    }
+
+    /// Whether the next transaction may begin though the last one is not complete: all its markers are written, and the command by which
+    /// the next begins completes it.
+    pub(super) fn begins_at_once(&self, id: &str, row: &TransactionalId) -> bool {
+        self.config.begins_at_once && row.state.is_prepare() && self.outbox.is_written(id, row.seq)
     }
 
     /// The transaction is ended, or was by an earlier copy of the request. `decided_for` is the transaction that the request was decided

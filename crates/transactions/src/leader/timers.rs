@@ -20,6 +20,10 @@ const IDS_PER_TICK_MAX: usize = 256;
 /// Delay before a command that was proposed and is not applied yet is proposed again, milliseconds.
 const PROPOSE_AGAIN_MS: u64 = 2_000;
 
+/// So long the next transaction of an id may begin by the command that completes the last one, before that is completed by itself. A client
+/// that writes one transaction after the other begins the next one within a round or two.
+const COMPLETE_AFTER_MS: u64 = 5;
+
 /// The timer of one id.
 #[derive(Debug, Default)]
 pub(super) struct Timer {
@@ -91,12 +95,21 @@ impl Leader {
         }
     }
 
+    /// All markers of the id's transaction are written: it is completed after a moment, if the next one has not begun by then.
+    pub(super) fn complete_later(&mut self, image: &Image, id: &Arc<str>, now: Now) {
+        if let Some(timer) = self.timers.get_mut(id) {
+            timer.quiet_until = now.monotonic_ms + COMPLETE_AFTER_MS;
+        }
+        self.enqueue(image, id, now);
+    }
+
     /// Updates timer and outbox of an id from its row.
     pub(super) fn refresh(&mut self, image: &Image, id: &Arc<str>, now: Now) {
         let Some(row) = image.id(id) else {
             let timer = self.timers.remove(id);
             self.count_open(id, timer.and_then(|timer| timer.started_ms), None);
             self.outbox.remove(id);
+            self.habits.remove(id);
             return;
         };
         match row.state.is_prepare() {

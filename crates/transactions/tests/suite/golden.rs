@@ -20,7 +20,10 @@ fn every_kind_of_command_keeps_its_bytes() {
 
 #[test]
 fn commands_keep_their_levels_and_their_head() {
-    assert!(CommandKind::ALL.iter().all(|kind| kind.since() == 8));
+    for kind in CommandKind::ALL {
+        let since = if *kind == CommandKind::Begin { 10 } else { 8 };
+        assert_eq!(kind.since(), since, "{}", kind.as_str());
+    }
     let command = Command::Expire {
         id: "t".into(),
         touched_ms: 3,
@@ -171,6 +174,10 @@ fn aim(command: &mut Command, image: &Image, seeds: &mut Seeds) {
         Command::Add { id, producer, seq, .. } => {
             (*id, *producer) = (there.clone(), row.producer);
             *seq = row.seq + u64::from(row.state.is_idle());
+        }
+        Command::Begin { id, producer, seq, .. } => {
+            (*id, *producer) = (there.clone(), row.producer);
+            *seq = row.seq + 1;
         }
         Command::End {
             id,

@@ -33,6 +33,7 @@ fn plan(seed: u64, bug: Option<Bug>) -> Plan {
         deletes: seed % 8 == 6,
         compacts: seed % 3 == 1,
         trims: seed % 6 >= 4,
+        begins_at_once: seed % 5 != 2,
         length_ms: 20_000,
     }
 }
@@ -78,6 +79,7 @@ fn no_history_has_an_anomaly() {
             "Create",
             "Init",
             "Add",
+            "Begin",
             "Complete",
             "Expire",
             "committed",

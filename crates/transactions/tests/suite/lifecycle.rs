@@ -60,6 +60,117 @@ fn a_transaction_is_seen_after_four_rounds() {
     );
 }
 
+/// Writers that go on at once: where all brokers know how, the command with which a transaction begins completes the one before.
+#[test]
+fn the_next_transaction_begins_by_the_command_that_completes_the_last() {
+    let config = Config {
+        begins_at_once: true,
+        ..Config::default()
+    };
+    let mut desk = Desk::with(Image::new(), config);
+    let mut producer = desk.take().expect("the id is free");
+    let before = desk.shard.image.version();
+    for round in 1..=4 {
+        assert_eq!(desk.write(producer, 0, 0, round), Ok(Applied::Ok));
+        assert_eq!(desk.row().seq, round);
+        producer = desk.commit(producer).expect("it is open").0;
+        assert_eq!(
+            desk.write(producer, 0, 0, 99),
+            Err(Reason::ConcurrentTransactions),
+            "markers are missing"
+        );
+        desk.write_markers();
+        assert_eq!(desk.state(), TransactionState::PrepareCommit);
+        assert!(!desk.is_open(0), "readers have no part in it");
+    }
+    assert_eq!(desk.shard.image.version() - before, 8, "two commands each");
+    assert_eq!(desk.shard.effects["Begin"], 3);
+    assert_eq!(desk.visible(0), [1, 2, 3, 4]);
+    // Nobody goes on: it is completed by itself.
+    desk.pass(4);
+    assert_eq!(desk.state(), TransactionState::PrepareCommit);
+    desk.pass(1);
+    assert_eq!(desk.state(), TransactionState::CompleteCommit);
+    assert_eq!(desk.write(producer, 1, 0, 5), Ok(Applied::Ok));
+}
+
+#[test]
+fn a_transaction_that_begins_behind_another_has_no_partition_of_that_one() {
+    let config = Config {
+        begins_at_once: true,
+        ..Config::default()
+    };
+    let mut desk = Desk::with(Image::new(), config);
+    let producer = desk.take().expect("the id is free");
+    assert_eq!(desk.write(producer, 0, 0, 1), Ok(Applied::Ok));
+    assert_eq!(desk.write(producer, 1, 0, 2), Ok(Applied::Ok));
+    let (producer, _) = desk.commit(producer).expect("it is open");
+    desk.write_markers();
+    // Partition 1 is still in the row when partition 0 asks.
+    assert_eq!(desk.write(producer, 0, 0, 3), Ok(Applied::Ok));
+    assert!(desk.row().partitions.iter().eq([&partition(0)]));
+    assert_eq!(desk.write(producer, 1, 0, 4), Ok(Applied::Ok));
+    let (_, _) = desk.abort(producer).expect("it is open");
+    desk.write_markers();
+    assert_eq!((desk.visible(0), desk.visible(1)), (vec![1], vec![2]));
+}
+
+/// A producer that writes to the same partitions and groups each time: the first that asks takes the others along.
+#[test]
+fn who_takes_part_each_time_needs_no_command_of_its_own() {
+    let mut desk = Desk::new();
+    let mut producer = desk.take().expect("the id is free");
+    let mut commands = Vec::new();
+    for round in 1..=5 {
+        let before = desk.shard.image.version();
+        for at in 0..2 {
+            assert_eq!(desk.write(producer, at, 0, round), Ok(Applied::Ok));
+        }
+        assert_eq!(desk.stage(producer, 7, 70 + round), Ok(true));
+        commands.push(desk.shard.image.version() - before);
+        producer = desk.commit(producer).expect("it is open").0;
+        desk.write_markers();
+    }
+    assert_eq!(commands, [3, 3, 3, 1, 1]);
+    // Who stays away all the same gets a marker that ends nothing, and is not taken along the next time.
+    assert_eq!(desk.write(producer, 0, 0, 6), Ok(Applied::Ok));
+    assert_eq!(desk.row().partitions.len(), 2);
+    producer = desk.commit(producer).expect("it is open").0;
+    desk.write_markers();
+    assert_eq!(desk.write(producer, 0, 0, 7), Ok(Applied::Ok));
+    assert_eq!((desk.row().partitions.len(), desk.row().groups.len()), (1, 0));
+    desk.commit(producer).expect("it is open");
+    desk.write_markers();
+    assert_eq!(
+        (desk.visible(0), desk.visible(1)),
+        ((1..=7).collect(), (1..=5).collect())
+    );
+}
+
+/// The broker that asks may know less of the metadata than the one that asked for the partition before.
+#[test]
+fn a_partition_that_is_guessed_is_not_taken_for_deleted_by_metadata_from_before_it() {
+    let mut desk = Desk::new();
+    let mut producer = desk.take().expect("the id is free");
+    let asks = |producer, at, metadata_version| JoinRequest {
+        metadata_version,
+        ..join(producer, &[at], JoinKind::Implicit)
+    };
+    for _ in 0..3 {
+        desk.join(asks(producer, 0, 4)).expect("it is added");
+        desk.join(asks(producer, 1, 9)).expect("it is added");
+        producer = desk.commit(producer).expect("it is open").0;
+        desk.write_markers();
+    }
+    desk.join(asks(producer, 0, 4)).expect("it is added");
+    assert_eq!((desk.row().partitions.len(), desk.row().metadata_version), (2, 9));
+    desk.commit(producer).expect("it is open");
+    for marker in desk.outgoing() {
+        desk.acknowledge(&marker, Delivery::NotFound { metadata_version: 4 });
+    }
+    assert_eq!(desk.state(), TransactionState::PrepareCommit, "the markers come again");
+}
+
 #[test]
 fn a_transaction_without_participants_only_takes_an_epoch() {
     let mut desk = Desk::new();

@@ -125,6 +125,12 @@ pub(crate) struct KnowsLeaders {
     pub min_version: u64,
 }
 
+/// Asks a broker to answer when its metadata have a version.
+#[derive(Debug)]
+pub(crate) struct KnowsVersion {
+    pub min_version: u64,
+}
+
 /// Asks for the brokers that another one knows.
 #[derive(Debug)]
 pub(crate) struct ListBrokers;

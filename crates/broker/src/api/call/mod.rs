@@ -3,7 +3,7 @@
 //!
 //! - [`records`]: appends, reads, and offsets of a partition.
 //! - [`groups`]: consumer groups.
-//! - [`queues`]: messages of queues.
+//! - [`queues`]: messages of queues. [`exchange_logs`]: messages that are published to an exchange with a log.
 //! - [`admin`]: what only the leader of a partition can do to it.
 //! - [`queue_admin`]: what is done to all messages of a queue in a partition, and how many it has there.
 //! - [`schedules`]: schedules of queues.
@@ -12,6 +12,7 @@
 
 pub(crate) mod admin;
 pub(crate) mod cluster;
+pub(crate) mod exchange_logs;
 pub(crate) mod groups;
 pub(crate) mod queue_admin;
 pub(crate) mod queues;
@@ -26,8 +27,10 @@ use jangada_types::{BrokerId, Offset, PartitionIndex};
 
 use self::admin::{NewLeader, TransferLeader, TrimPartition};
 use self::cluster::{
-    Damage, DescribeDamage, DescribePartitions, GroupList, KnowsLeaders, ListBrokers, ListGroups, PartitionState,
+    Damage, DescribeDamage, DescribePartitions, GroupList, KnowsLeaders, KnowsVersion, ListBrokers, ListGroups,
+    PartitionState,
 };
+use self::exchange_logs::AppendToLog;
 use self::groups::{
     Commit, DeleteGroup, DeleteOffsets, DescribeGroup, GroupDescription, Heartbeat, PartitionOffset, ReadOffsets,
 };
@@ -124,6 +127,7 @@ passable! {
     DeleteOffsets(DeleteOffsets) => u32, of DeleteOffsets;
     SendMessages(SendMessages) => SendOutcomes, of Send;
     AppendLetters(AppendLetters) => Produced, of Send;
+    AppendToLog(AppendToLog) => SendOutcomes, of Send;
     ReceiveMessages(ReceiveMessages) => Received, of Receive;
     SettleMessages(SettleMessages) => SettleOutcomes, of Settle;
     CancelMessages(CancelMessages) => Cancelled, of Cancel;
@@ -154,5 +158,6 @@ passable! {
     DescribeDamage(DescribeDamage) => Damage, of DescribeCluster;
     ListGroups(ListGroups) => GroupList, of ListGroups;
     KnowsLeaders(KnowsLeaders) => bool, of GetMetadata;
+    KnowsVersion(KnowsVersion) => (), of GetMetadata;
     ListBrokers(ListBrokers) => Vec<BrokerId>, of GetMetadata;
 }

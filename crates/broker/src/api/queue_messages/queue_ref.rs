@@ -67,6 +67,13 @@ impl QueueRef {
         if self.queue.kind == QueueKind::Owned {
             return Ok(());
         }
+        if self.queue.kind == QueueKind::Bound {
+            let message = format!(
+                "queue {:?} is a view over the log of an exchange: publish to that, nothing is sent to the queue by itself",
+                self.name()
+            );
+            return Err(RequestError::new(Reason::WrongQueueKind, message));
+        }
         let message = format!(
             "queue {:?} reads topic {:?}: what is produced to the topic is in the queue; nothing is sent to it by itself",
             self.name(),

@@ -43,13 +43,13 @@ pub(crate) async fn send(
     let now_ms = now_ms(node);
     let mut outcomes: Vec<Option<Result<SentMessage, RequestError>>> = vec![None; messages.len()];
     let mut by_partition: BTreeMap<PartitionIndex, Vec<(usize, NewMessage)>> = BTreeMap::new();
-    let mut any = None;
+    let mut spread = Spread::default();
     for (place, message) in messages.into_iter().enumerate() {
         if let Err(error) = check(&message, queue, now_ms) {
             outcomes[place] = Some(Err(error));
             continue;
         }
-        let index = partition.unwrap_or_else(|| partition_of(node, queue, &message, &mut any));
+        let index = partition.unwrap_or_else(|| spread.partition(node, queue, &message, None));
         by_partition.entry(index).or_default().push((place, message));
     }
     let sent = by_partition.into_iter().map(|(index, messages)| async move {
@@ -95,6 +95,19 @@ pub(crate) fn now_ms(node: &Node) -> u64 {
 /// INVALID_REQUEST, RECORD_TOO_LARGE.
 pub(crate) fn check(message: &NewMessage, queue: &QueueRef, now_ms: u64) -> Result<(), RequestError> {
     message.check(&queue.config, now_ms)?;
+    check_size(message, queue)
+}
+
+/// Whether the queue takes a message that has the broker's headers beside its own, which were looked at before.
+///
+/// # Errors
+/// INVALID_REQUEST, RECORD_TOO_LARGE.
+pub(crate) fn check_published(message: &NewMessage, queue: &QueueRef, now_ms: u64) -> Result<(), RequestError> {
+    message.check_fields(&queue.config, now_ms)?;
+    check_size(message, queue)
+}
+
+fn check_size(message: &NewMessage, queue: &QueueRef) -> Result<(), RequestError> {
     let (size, limit) = (BatchHeader::LEN + message.bytes(), queue.config.message_bytes_max);
     if size <= limit {
         return Ok(());
@@ -105,19 +118,31 @@ pub(crate) fn check(message: &NewMessage, queue: &QueueRef, now_ms: u64) -> Resu
         .with("limit", limit))
 }
 
-fn partition_of(
-    node: &Node,
-    queue: &QueueRef,
-    message: &NewMessage,
-    any: &mut Option<PartitionIndex>,
-) -> PartitionIndex {
-    let count = u32::try_from(queue.topic.partitions.len()).unwrap_or(u32::MAX);
-    match (&message.key, &message.message_id) {
-        (Some(key), _) => partition_for_key(key, count),
-        (None, Some(id)) => partition_for_key(id.as_bytes(), count),
-        // A repetition must come to where the first is.
-        (None, None) if queue.config.dedup == Dedup::Content => partition_for_key(&message.body, count),
-        (None, None) => *any.get_or_insert_with(|| any_partition(node, queue)),
+/// Finds the partitions of messages of one call, in one queue.
+#[derive(Debug, Default)]
+pub(crate) struct Spread {
+    /// That of messages that may go anywhere: all to one, so that they are one batch.
+    any: Option<PartitionIndex>,
+}
+
+impl Spread {
+    /// The partition of a message that names none. Those with the same `order_key` go to the same one, unless they have keys.
+    pub fn partition(
+        &mut self,
+        node: &Node,
+        queue: &QueueRef,
+        message: &NewMessage,
+        order_key: Option<&[u8]>,
+    ) -> PartitionIndex {
+        let count = u32::try_from(queue.topic.partitions.len()).unwrap_or(u32::MAX);
+        let key = message.key.as_deref().or(order_key);
+        match (key, &message.message_id) {
+            (Some(key), _) => partition_for_key(key, count),
+            (None, Some(id)) => partition_for_key(id.as_bytes(), count),
+            // A repetition must come to where the first is.
+            (None, None) if queue.config.dedup == Dedup::Content => partition_for_key(&message.body, count),
+            (None, None) => *self.any.get_or_insert_with(|| any_partition(node, queue)),
+        }
     }
 }
 
@@ -139,7 +164,12 @@ fn any_partition(node: &Node, queue: &QueueRef) -> PartitionIndex {
 }
 
 /// Sends messages to one partition, wherever it is led. An error is that of all of them.
-async fn send_to(node: &Arc<Node>, context: &RequestContext, queue: &QueueRef, wanted: SendMessages) -> SendOutcomes {
+pub(crate) async fn send_to(
+    node: &Arc<Node>,
+    context: &RequestContext,
+    queue: &QueueRef,
+    wanted: SendMessages,
+) -> SendOutcomes {
     let count = wanted.messages.len();
     let target = match queue.target(wanted.at.index) {
         Ok(target) => target,

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use jangada_controller::Broker;
 use jangada_coordinator::TopicPartition;
-use jangada_transactions::{Answer, EndRequest, InitRequest, Producer, TransactionState, TransactionalId, judge_id};
+use jangada_transactions::{
+    Answer, CommandKind, EndRequest, InitRequest, Producer, TransactionState, TransactionalId, judge_id,
+};
 use jangada_types::feature_level::TRANSACTIONS_FEATURE_LEVEL;
 use jangada_types::{BrokerId, GroupId, PartitionIndex, ProducerId, Reason};
 use tokio::time::Instant;
@@ -96,6 +98,9 @@ impl<'a> TransactionCoordinator<'a> {
         // Before the first command, and before a broker is asked that does not know such calls.
         let metadata = &self.node.metadata;
         metadata.require_feature_level(TRANSACTIONS_FEATURE_LEVEL).await?;
+        if let Err(error) = metadata.require_feature_level(CommandKind::Begin.since()).await {
+            tracing::debug!(%error, "transactions take a command more, as long as there are older brokers");
+        }
         let replica = match &self.lead {
             Lead::Here(replica) => replica,
             Lead::At(leader) => return self.pass_on(*leader, wanted).await,

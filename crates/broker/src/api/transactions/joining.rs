@@ -27,6 +27,8 @@ use crate::replica::LEADER_RETRY;
 const JOIN_TIMEOUT: Duration = Duration::from_millis(900);
 /// How long the coordinator lets a request wait for the end of the transaction before.
 const END_TIMEOUT: Duration = Duration::from_millis(800);
+/// How long a request waits for a command that has what it asks for. It is not much more than a round; then it asks by one of its own.
+const JOINING_TIMEOUT: Duration = Duration::from_millis(50);
 /// Between two tries while there is no leader.
 const RETRY: Duration = Duration::from_millis(20);
 
@@ -131,6 +133,7 @@ async fn join_here(node: &Node, replica: &CoordinatorReplica, wanted: JoinTransa
     };
     let deadline = Instant::now() + END_TIMEOUT;
     loop {
+        replica.await_joining(&request, JOINING_TIMEOUT).await;
         let decided = replica.decide_transaction(None, |leader, image, now| leader.join(image, request.clone(), now));
         let error = match decided.await {
             Ok(Answer::Joined { seq }) => return Ok(seq),
@@ -140,7 +143,7 @@ async fn join_here(node: &Node, replica: &CoordinatorReplica, wanted: JoinTransa
         // The markers of the last transaction are written, or will be in a moment: that is worth more than another call.
         let left = deadline.saturating_duration_since(Instant::now());
         let is_in_the_way = error.reason == Reason::ConcurrentTransactions && !left.is_zero();
-        if !is_in_the_way || !replica.await_idle(&id, left).await {
+        if !is_in_the_way || !replica.await_begin(&id, left).await {
             return Err(error);
         }
     }

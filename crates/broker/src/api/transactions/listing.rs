@@ -9,7 +9,7 @@ use jangada_types::{BrokerId, PartitionIndex, Reason};
 
 use super::coordinator::summary;
 use crate::api::call::transactions::{ListTransactions, TransactionList};
-use crate::api::passing::ask;
+use crate::api::passing::{ask, whole};
 use crate::error::RequestError;
 use crate::groups::CoordinatorReplica;
 use crate::node::Node;
@@ -31,8 +31,12 @@ pub(crate) async fn of_this_broker(node: &Arc<Node>) -> Result<TransactionList, 
     }
 }
 
-/// The ids that all brokers list which answer.
+/// The ids that all brokers list which answer. A shard that has no leader for the moment is waited for, see [`whole`].
 pub(crate) async fn of_all_brokers(node: &Arc<Node>) -> TransactionList {
+    whole(|| gather(node), |list| list.missing_shards.is_empty()).await
+}
+
+async fn gather(node: &Arc<Node>) -> TransactionList {
     let image = node.metadata.image();
     // Who only lists creates nothing.
     let Some(topic) = image.coordinator() else {

@@ -3,6 +3,7 @@
 //! Each broker has a runtime of its own, so that killing it cuts its connections as the death of a process does.
 
 mod admin;
+mod exchange;
 mod group;
 mod log;
 mod partition;
@@ -24,6 +25,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
+pub use exchange::{Exchanges, PublishFault};
 pub use group::{Event, GroupFault, Groups};
 pub use partition::Partition;
 pub use queue::{Opened, Queue, QueueFault};
@@ -156,6 +158,7 @@ pub struct State {
     pub fetched_bytes: usize,
     groups: Groups,
     pub queue: Queue,
+    pub exchanges: Exchanges,
     pub transactions: Transactions,
 }
 
@@ -282,6 +285,7 @@ impl Cluster {
                 .add_service(v1::metadata_service_server::MetadataServiceServer::new(broker.clone()))
                 .add_service(v1::log_service_server::LogServiceServer::new(broker.clone()))
                 .add_service(v1::queue_service_server::QueueServiceServer::new(broker.clone()))
+                .add_service(v1::exchange_service_server::ExchangeServiceServer::new(broker.clone()))
                 .add_service(v1::group_service_server::GroupServiceServer::new(broker.clone()))
                 .add_service(v1::transaction_service_server::TransactionServiceServer::new(
                     broker.clone(),

@@ -21,22 +21,31 @@ impl World {
     }
 
     fn open(&mut self, slot_kind: SlotKind) {
+        self.open_as(SLOT, slot_kind);
+    }
+
+    /// The slot that gets this number.
+    fn open_as(&mut self, slot: SlotId, slot_kind: SlotKind) {
         let section = Section::Open {
-            queue: QueueId(1),
+            queue: QueueId(slot.get().into()),
             slot_kind,
             order: KeepsOrder::No,
             start: 0,
         };
         let reply = self.change(vec![section]);
-        let opened = jangada_queue::OpsReply::Applied(vec![SectionReply::Opened(SLOT)]);
+        let opened = jangada_queue::OpsReply::Applied(vec![SectionReply::Opened(slot)]);
         assert_eq!(reply, PartitionReply::Queue(opened));
     }
 
     /// Messages are handed out and acknowledged.
     fn acknowledge(&mut self, first: u64, last: u64) {
+        self.acknowledge_in(SLOT, first, last);
+    }
+
+    fn acknowledge_in(&mut self, slot: SlotId, first: u64, last: u64) {
         let messages = Runs::of(first, last);
         let grant = Section::Grant {
-            slot: SLOT,
+            slot,
             session: SessionId(1),
             attempt: AttemptId(0),
             duration_ms: 1_000,
@@ -45,7 +54,7 @@ impl World {
             lanes: Vec::new(),
         };
         let done = Section::Done {
-            slot: SLOT,
+            slot,
             cause: DoneCause::Acked,
             messages,
         };
@@ -179,4 +188,38 @@ fn a_queue_that_holds_keeps_what_it_has_not_settled_up_to_its_bound() {
     hold(&mut world, 0);
     world.wait(INTERVAL_MS);
     assert_eq!(world.log_start(), 10);
+}
+
+#[test]
+fn the_log_of_an_exchange_is_cut_at_the_floor_of_its_slowest_queue() {
+    let mut world = World::new(None, None);
+    let slow = SlotId(2);
+    world.open(SlotKind::Bound);
+    world.open_as(slow, SlotKind::Bound);
+    for _ in 0..40 {
+        world.append_mebibyte();
+    }
+    world.acknowledge(0, 399);
+    world.wait(2 * LOOK_MS);
+    assert_eq!(world.log_start(), 0, "the other queue needs them all");
+    world.acknowledge_in(slow, 0, 165);
+    world.wait(LOOK_MS);
+    assert_eq!(world.log_start(), 166);
+}
+
+#[test]
+fn retention_takes_from_the_log_of_an_exchange_what_its_slowest_queue_has_not_done() {
+    let mut world = World::new(Some(DAY_MS), None);
+    let slow = SlotId(2);
+    world.open(SlotKind::Bound);
+    world.open_as(slow, SlotKind::Bound);
+    world.append(5, START_MS);
+    world.acknowledge(0, 4);
+    world.wait(DAY_MS + INTERVAL_MS);
+    assert_eq!(world.log_start(), 5);
+    let slot = world.state.slots().slot(slow).expect("it is open");
+    assert_eq!((slot.floor(), slot.settled(DoneCause::CutOff)), (5, 5));
+    // An administrator has his way, too.
+    world.append(5, START_MS + 2 * DAY_MS);
+    assert_eq!(world.trim(Some(7)), Ok(Offset(7)));
 }

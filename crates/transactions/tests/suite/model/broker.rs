@@ -86,6 +86,17 @@ impl World {
             }
             return;
         }
+        if let Request::Join(join) = &request
+            && self
+                .shard
+                .leader
+                .as_ref()
+                .is_some_and(|leader| leader.is_joining(&self.shard.image, join))
+            && !self.chance(4)
+        {
+            // It comes again when what is under way is applied, or for one in four too early: then it takes a command of its own.
+            return self.network(Event::Shard(request, caller));
+        }
         let before = self.shard.inflight();
         let answered = self.shard.ask(caller.clone(), now_ms, decide);
         if self.bug == Some(Bug::PrepareAnsweredBeforeCommit)

@@ -112,6 +112,8 @@ pub struct Plan {
     pub compacts: bool,
     /// What all readers have read is deleted.
     pub trims: bool,
+    /// All brokers know the command by which a transaction begins behind one that is not complete.
+    pub begins_at_once: bool,
     pub length_ms: u64,
 }
 
@@ -155,6 +157,7 @@ impl World {
     pub fn new(plan: Plan) -> Self {
         let config = Config {
             expiration_ms: 20_000,
+            begins_at_once: plan.begins_at_once,
             ..Config::default()
         };
         let image = match plan.is_nearly_used_up {
