@@ -36,7 +36,12 @@ given = $(if $(filter command line,$(origin $(1))),$($(1)))
 override DIR := $(call given,DIR)
 override PORT := $(call given,PORT)
 override FILTER := $(call given,FILTER)
-unexport DIR PORT FILTER
+override NAME := $(call given,NAME)
+override ARGS := $(call given,ARGS)
+unexport DIR PORT FILTER NAME ARGS
+
+# The examples of the patterns: a file or a folder each.
+EXAMPLES := $(filter-out common,$(basename $(notdir $(wildcard crates/patterns/examples/*))))
 
 # Of the demo cluster: `make up DIR=... PORT=...`.
 UP_FLAGS := $(if $(DIR),--dir $(DIR)) $(if $(PORT),--port $(PORT))
@@ -77,6 +82,12 @@ set-aside: build ## Run the tests that do not run otherwise: set aside, or print
 .PHONY: examples
 examples: build ## Run the examples of other languages (needs python3, node with npm, go 1.24 or later, protoc, and their registries)
 	JANGADA_EXAMPLES=1 cargo test $(BUILD) --test suite -- cluster::examples::
+
+.PHONY: example
+example: prepare ## Run an example of the patterns against the cluster of `make up` (NAME=payments ARGS='--nemesis 15'; docs/patterns)
+	@test -n '$(NAME)' || { echo 'which one? NAME= one of: $(EXAMPLES)' >&2; exit 2; }
+	@.ci/build $(BUILD) --example $(NAME)
+	@$(CARGO_TARGET_DIR)/release/examples/$(NAME) --brokers 127.0.0.1:$(or $(PORT),9400) $(ARGS)
 
 .PHONY: alerts
 alerts: build ## Check the alert rules and a real scrape with promtool (from Debian's package prometheus)

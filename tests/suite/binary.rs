@@ -1,4 +1,4 @@
-//! The path of the `jangada` program under test.
+//! The paths of the programs under test: `jangada`, and the examples of the patterns.
 //!
 //! Cargo hands the path of a binary only to the tests of its own package, and builds it only for those. So it is looked for beside
 //! this test's own executable: `target/release/jangada` for `target/release/deps/suite-*`. `make test` builds the whole workspace before it
@@ -17,12 +17,22 @@ pub fn jangada() -> PathBuf {
         );
         return program;
     }
+    built("jangada")
+}
+
+/// An example of the patterns, by its name. Panics with what to do when it was not built.
+pub fn example(name: &str) -> PathBuf {
+    built(&format!("examples/{name}"))
+}
+
+/// A program that lies beside the tests: `target/release/PATH`.
+fn built(path: &str) -> PathBuf {
     let suite = std::env::current_exe().expect("a running test has an executable");
     let profile = suite
         .parent()
         .and_then(|deps| deps.parent())
         .expect("cargo puts tests into <profile>/deps");
-    let program = profile.join("jangada");
+    let program = profile.join(path);
     assert!(
         program.is_file(),
         "{} does not exist: run `make build` first (or `make test`, which does)",

@@ -7,7 +7,7 @@ use toml::{Table, Value};
 use crate::tree;
 
 /// The crates of the workspace that each may depend on. `env`, `types` and `proto` are the ground.
-const ALLOWED: [(&str, &[&str]); 17] = [
+const ALLOWED: [(&str, &[&str]); 19] = [
     ("env", &[]),
     ("types", &[]),
     ("proto", &[]),
@@ -40,11 +40,17 @@ const ALLOWED: [(&str, &[&str]); 17] = [
         ],
     ),
     ("client", &["env", "types", "proto"]),
+    // What people build on a broker is built on the client alone.
+    ("patterns", &["client", "types"]),
     (
         "jangada",
-        &["broker", "client", "env", "log", "storage", "types", "proto"],
+        &[
+            "broker", "client", "env", "log", "patterns", "storage", "types", "proto",
+        ],
     ),
     ("simulator", &["broker", "client", "env", "storage"]),
+    // It judges what clients saw, whatever they saw it of.
+    ("check", &[]),
 ];
 
 /// Packages that only one crate may name, which hides them behind types of its own.

@@ -1,4 +1,4 @@
-//! Shell completion of names that only a cluster knows: topics, queues and groups.
+//! Shell completion of names that only a cluster knows: topics, queues, exchanges and groups.
 //!
 //! The shell calls the program with the line so far in its arguments; clap finds out what is to be completed there, and
 //! asks here for names. The user has pressed a key, so the answer comes soon or not at all, and failures are silent.
@@ -36,6 +36,16 @@ pub fn queues() -> ArgValueCandidates {
         names(async |client| {
             let queues = client.admin().list_queues().await?;
             Ok(queues.into_iter().map(|queue| queue.name).collect())
+        })
+    })
+}
+
+/// Names of exchanges.
+pub fn exchanges() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| {
+        names(async |client| {
+            let exchanges = client.admin().list_exchanges().await?;
+            Ok(exchanges.into_iter().map(|exchange| exchange.name).collect())
         })
     })
 }

@@ -190,6 +190,32 @@ fn next_step_for_reason(reason: Reason) -> Option<&'static str> {
         }
         Reason::InvalidConfig => "`jangada topic describe NAME` shows all settings of a topic with their bounds",
         Reason::InvalidReplicas => "`jangada cluster info` shows how many brokers there are",
+        Reason::UnknownQueue => "`jangada queue ls` shows the queues; `jangada queue create NAME` makes one",
+        Reason::UnknownExchange => {
+            "`jangada exchange ls` shows the exchanges; `jangada exchange create NAME --type TYPE` makes one"
+        }
+        Reason::ExchangeExists => {
+            "choose another name, or add --if-not-exists if it is as asked for: `jangada exchange describe NAME` shows it"
+        }
+        Reason::InvalidExchangeName => {
+            "a name has 1 to 249 characters of A-Z a-z 0-9 . _ - and does not begin with amq."
+        }
+        Reason::InvalidBinding => {
+            "`jangada exchange describe NAME` shows the exchange's type and bindings; headers are for headers exchanges"
+        }
+        Reason::ExchangeInUse => "take its bindings away with `jangada exchange unbind`, or leave out --if-unused",
+        Reason::ExchangeInternal => {
+            "publish to an exchange that is bound to it: `jangada exchange describe NAME` shows which are"
+        }
+        Reason::Unroutable => {
+            "`jangada exchange trace NAME --key KEY` shows what matches; `jangada exchange bind NAME --queue QUEUE` binds a queue"
+        }
+        Reason::TooManyExchanges => {
+            "delete some that are not used: `jangada exchange ls` shows how many bindings each has"
+        }
+        Reason::TooManyBindings => {
+            "take some away with `jangada exchange unbind`: one pattern with # may do for many keys"
+        }
         Reason::UnknownGroup => "`jangada group ls` shows the groups",
         Reason::InvalidGroupName => "a name has 1 to 249 characters of A-Z a-z 0-9 . _ -",
         Reason::GroupNotEmpty => "stop its consumers first; `jangada group describe GROUP` shows them",
@@ -222,6 +248,22 @@ mod tests {
         let error = CliError::from(io::Error::from(io::ErrorKind::BrokenPipe));
         assert!(error.silent && error.exit == Exit::Fine);
         assert!(!CliError::from(io::Error::from(io::ErrorKind::StorageFull)).silent);
+    }
+
+    #[test]
+    fn errors_of_exchanges_come_with_the_next_step() {
+        let unroutable = ClientError::Unroutable {
+            exchange: "orders".into(),
+            routing_key: "a.b".into(),
+        };
+        let unknown = ClientError::UnknownExchange {
+            exchange: "orders".into(),
+        };
+        for (error, step) in [(unroutable, "exchange trace"), (unknown, "exchange ls")] {
+            let error = CliError::from(error);
+            assert!(error.message.contains("orders"), "{}", error.message);
+            assert!(error.hint.is_some_and(|hint| hint.contains(step)));
+        }
     }
 
     #[test]

@@ -8,7 +8,12 @@ use jangada_client::{
     Transaction, TransactionOptions, TransactionalProducer,
 };
 
+use jangada_proto::v1;
+use jangada_proto::v1::queue_service_client::QueueServiceClient;
+use jangada_proto::v1::settle_item::Settlement;
+
 use super::queues::create_queue;
+use super::transaction_calls::Caller;
 use crate::harness::{Cluster, WAIT, eventually};
 
 const JOBS: &str = "jobs";
@@ -495,4 +500,78 @@ async fn an_abort_leaves_nothing_in_a_queue_that_was_just_created() {
         .await;
         assert_eq!((counts.ready, counts.delayed, counts.tally.sent), (0, 0, 0), "{name}");
     }
+}
+
+/// A client that talks to one broker, which leads neither queue.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_passed_on_is_sent_and_acknowledged_in_its_transaction() {
+    let world = World::begin().await;
+    world.put(&["one"]).await;
+    let leaders = [world.cluster.leader(JOBS, 0).await, world.cluster.leader(DONE, 0).await];
+    let entrance = world.cluster.ids().into_iter().find(|id| !leaders.contains(id));
+    let entrance = entrance.expect("there are three brokers");
+    let address = format!("http://{}", world.cluster.node(entrance).addresses.public);
+    let mut queues = QueueServiceClient::connect(address).await.expect("it listens");
+    let mut caller = Caller::of(&world.cluster, entrance).await;
+    let mut producer = caller.init(ID).await.expect("the id is free");
+    // The queues were created just now, and open in their own time.
+    eventually("the queue is open", WAIT, || {
+        let mut queues = queues.clone();
+        let nothing = v1::ReceiveRequest {
+            queue: DONE.to_owned(),
+            wait_ms: 1,
+            ..v1::ReceiveRequest::default()
+        };
+        async move { queues.receive(nothing).await.ok() }
+    })
+    .await;
+    for commits in [false, true] {
+        let receive = |queue: &str, wait: Duration| v1::ReceiveRequest {
+            queue: queue.to_owned(),
+            wait_ms: u32::try_from(wait.as_millis()).expect("a minute"),
+            ..v1::ReceiveRequest::default()
+        };
+        let received = eventually("it is passed on", WAIT, || {
+            let mut queues = queues.clone();
+            async move { queues.receive(receive(JOBS, WAIT)).await.ok() }
+        });
+        let messages = received.await.into_inner().messages;
+        let [job] = &messages[..] else {
+            panic!("what was acknowledged in the aborted transaction comes again: {messages:?}")
+        };
+        let transaction = Some(v1::QueueTransaction {
+            transactional_id: ID.to_owned(),
+            producer_id: producer.0,
+            producer_epoch: producer.1,
+        });
+        let send = v1::SendRequest {
+            queue: DONE.to_owned(),
+            partition: Some(0),
+            messages: vec![v1::QueueMessage {
+                body: "made".into(),
+                ..v1::QueueMessage::default()
+            }],
+            transaction: transaction.clone(),
+            ..v1::SendRequest::default()
+        };
+        queues.send(send).await.expect("it is passed on");
+        let item = v1::SettleItem {
+            token: job.token.clone(),
+            settlement: Some(Settlement::Ack(v1::Ack::default())),
+        };
+        let settle = v1::SettleRequest {
+            queue: JOBS.to_owned(),
+            items: vec![item],
+            transaction,
+            ..v1::SettleRequest::default()
+        };
+        queues.settle(settle).await.expect("it is passed on");
+        let described = caller.describe(ID).await.expect("it is there");
+        assert_eq!(described.partitions.len(), 2, "{described:?}");
+        producer = caller.end(ID, producer, commits).await.expect("it is open");
+        let wait = if commits { WAIT } else { Duration::from_millis(300) };
+        let made = queues.receive(receive(DONE, wait)).await.expect("it is passed on");
+        assert_eq!(made.into_inner().messages.len(), usize::from(commits));
+    }
+    world.is_done(JOBS).await;
 }

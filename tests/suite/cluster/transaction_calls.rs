@@ -24,17 +24,18 @@ const GROUP: &str = "tellers";
 const ID: &str = "transfers";
 
 /// A client of one broker, which passes its calls on to whoever can answer them.
-struct Caller {
+#[derive(Clone)]
+pub(super) struct Caller {
     transactions: TransactionServiceClient<Wishful>,
     groups: GroupServiceClient<Wishful>,
-    log: LogServiceClient<Wishful>,
+    pub log: LogServiceClient<Wishful>,
 }
 
 /// A producer id with the epoch of a transaction.
-type Producer = (i64, i32);
+pub(super) type Producer = (i64, i32);
 
 impl Caller {
-    async fn of(cluster: &Cluster, broker: u32) -> Self {
+    pub async fn of(cluster: &Cluster, broker: u32) -> Self {
         let address = format!("http://{}", cluster.node(broker).addresses.public);
         let endpoint = Endpoint::from_shared(address).expect("an address");
         let channel: Channel = endpoint.connect().await.expect("it listens");
@@ -45,7 +46,7 @@ impl Caller {
         }
     }
 
-    async fn init(&mut self, id: &str) -> Result<Producer, Status> {
+    pub async fn init(&mut self, id: &str) -> Result<Producer, Status> {
         let request = InitTransactionsRequest {
             transactional_id: id.to_owned(),
             timeout_ms: 60_000,
@@ -55,12 +56,28 @@ impl Caller {
         Ok((answer.producer_id, answer.producer_epoch))
     }
 
-    async fn end(
+    /// The broker that coordinates an id.
+    pub async fn coordinator_of(&mut self, id: &str) -> u32 {
+        let request = FindTransactionCoordinatorRequest {
+            transactional_id: id.to_owned(),
+        };
+        let found = self.transactions.find_transaction_coordinator(request).await;
+        found.expect("there is one").into_inner().broker_id
+    }
+
+    pub async fn end(&mut self, id: &str, producer: Producer, commit: bool) -> Result<Producer, Status> {
+        let (next, is_visible) = self.try_end(id, producer, commit).await?;
+        assert!(is_visible, "all brokers are there");
+        Ok(next)
+    }
+
+    /// Ends a transaction; says also whether all that take part know its end.
+    pub async fn try_end(
         &mut self,
         id: &str,
         (producer_id, producer_epoch): Producer,
         commit: bool,
-    ) -> Result<Producer, Status> {
+    ) -> Result<(Producer, bool), Status> {
         let request = EndTransactionRequest {
             transactional_id: id.to_owned(),
             producer_id,
@@ -69,11 +86,10 @@ impl Caller {
             early: false,
         };
         let answer = self.transactions.end_transaction(request).await?.into_inner();
-        assert!(answer.visible, "all brokers are there");
-        Ok((answer.producer_id, answer.producer_epoch))
+        Ok(((answer.producer_id, answer.producer_epoch), answer.visible))
     }
 
-    async fn describe(&mut self, id: &str) -> Result<TransactionState, Status> {
+    pub async fn describe(&mut self, id: &str) -> Result<TransactionState, Status> {
         let request = DescribeTransactionRequest {
             transactional_id: id.to_owned(),
         };
@@ -82,14 +98,25 @@ impl Caller {
     }
 
     /// Writes a record in the producer's transaction, the first one to this partition.
-    async fn write(&mut self, id: &str, producer: Producer, partition: TopicPartition) -> Result<i64, Status> {
+    pub async fn write(&mut self, id: &str, producer: Producer, partition: TopicPartition) -> Result<i64, Status> {
+        self.write_at(id, producer, partition, (0, "value")).await
+    }
+
+    /// Writes a record in the producer's transaction, with this sequence and value.
+    pub async fn write_at(
+        &mut self,
+        id: &str,
+        producer: Producer,
+        partition: TopicPartition,
+        (sequence, value): (i32, &str),
+    ) -> Result<i64, Status> {
         let mut builder = BatchBuilder::new(Codec::None);
         builder
-            .append(raw::now_ms(), None, Some(b"value"), [])
+            .append(raw::now_ms(), None, Some(value.as_bytes()), [])
             .expect("it fits");
         let epoch = i16::try_from(producer.1).expect("an epoch");
         builder
-            .producer(ProducerId(producer.0), ProducerEpoch(epoch), Sequence(0))
+            .producer(ProducerId(producer.0), ProducerEpoch(epoch), Sequence(sequence))
             .transactional();
         let request = ProduceRequest {
             partition: Some(partition),
@@ -141,7 +168,7 @@ impl Caller {
         Ok(offsets.filter(|offset| *offset >= 0).collect())
     }
 
-    async fn end_of(&mut self, partition: TopicPartition, isolation: Isolation) -> i64 {
+    pub async fn end_of(&mut self, partition: TopicPartition, isolation: Isolation) -> i64 {
         let request = ListOffsetsRequest {
             partition: Some(partition),
             position: Some(Position::Latest(true)),
@@ -270,11 +297,45 @@ async fn a_transaction_ends_though_a_partition_of_it_was_deleted() {
             caller.end_of(partition(), Isolation::Uncommitted).await,
         );
         assert_eq!(stable, end, "nothing is open");
-        let described = caller.describe(ID).await.expect("it is there");
-        assert_eq!((described.last_committed, described.partitions.len()), (commits, 0));
+        // It is complete when the next one begins, or a moment later.
+        let described = eventually("it is complete", WAIT, || {
+            let mut caller = caller.clone();
+            async move {
+                let described = caller.describe(ID).await.expect("it is there");
+                described.partitions.is_empty().then_some(described)
+            }
+        })
+        .await;
+        assert_eq!(described.last_committed, commits);
         assert_eq!(described.last_producer_id, Some(producer.0));
         caller.write(ID, next, partition()).await.expect("the next one begins");
         caller.end(ID, next, true).await.expect("it is open");
+    }
+}
+
+/// A partition that joined a transaction, and took nothing of it, learns of its end all the same: a batch that is late, and for which its
+/// leader needs no coordinator any more, would be open for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_comes_after_the_end_of_its_transaction_opens_nothing() {
+    let (cluster, _) = cluster().await;
+    let mut caller = Caller::of(&cluster, 1).await;
+    let partition = || raw::partition(TOPIC, 0);
+    let mut producer = caller.init(ID).await.expect("the id is free");
+    for (commits, end) in [(true, 0), (false, 2)] {
+        let gap = caller.write_at(ID, producer, partition(), (7, "gap")).await;
+        gap.expect_err("it is not the first of its producer's epoch");
+        let described = caller.describe(ID).await.expect("it is there");
+        assert_eq!(described.partitions.len(), 1, "it is a part of the transaction");
+        let next = caller.end(ID, producer, commits).await.expect("it is open");
+        caller.write(ID, producer, partition()).await.expect_err("it is over");
+        for isolation in [Isolation::Committed, Isolation::Uncommitted] {
+            assert_eq!(caller.end_of(partition(), isolation).await, end, "nothing was opened");
+        }
+        assert_eq!(
+            caller.write(ID, next, partition()).await.expect("it is the next one"),
+            end
+        );
+        producer = caller.end(ID, next, true).await.expect("it is open");
     }
 }
 
@@ -286,12 +347,7 @@ async fn any_broker_passes_calls_on_to_whoever_coordinates() {
     let mut ids = std::collections::BTreeMap::new();
     for nth in 0..1_000 {
         let id = format!("id-{nth}");
-        let request = FindTransactionCoordinatorRequest {
-            transactional_id: id.clone(),
-        };
-        let found = first.transactions.find_transaction_coordinator(request).await;
-        ids.entry(found.expect("there is one").into_inner().broker_id)
-            .or_insert(id);
+        ids.entry(first.coordinator_of(&id).await).or_insert(id);
         if ids.len() == cluster.ids().len() {
             break;
         }
@@ -374,11 +430,7 @@ async fn transactions_wait_for_every_broker() {
     let cluster = started_with(&oldest).await;
     let mut caller = Caller::of(&cluster, 1).await;
     // Before there is another broker that would be given a part of it.
-    let request = FindTransactionCoordinatorRequest {
-        transactional_id: ID.to_owned(),
-    };
-    let found = caller.transactions.find_transaction_coordinator(request).await;
-    found.expect("there is one");
+    caller.coordinator_of(ID).await;
     join(&cluster, TOO_OLD).await.expect("the cluster is at level 1");
     let named = ["broker 2", &format!("feature level {TOO_OLD}"), "upgrade"];
     let refused = raw::assert_refused(caller.init(ID).await, "NOT_READY", &named);

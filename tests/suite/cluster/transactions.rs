@@ -9,7 +9,8 @@ use jangada_client::{
 };
 use serde_json::json;
 
-use crate::harness::{Cluster, WAIT, eventually};
+use super::transaction_calls::Caller;
+use crate::harness::{Cluster, Options, WAIT, eventually};
 
 const TOPIC: &str = "ledger";
 const PARTITIONS: u32 = 3;
@@ -143,11 +144,12 @@ async fn a_transaction_is_seen_whole_or_not_at_all() {
     // Three records and three markers.
     assert_eq!(end(&client, Isolation::Committed).await, 6);
 
-    let done = described(&cluster).await;
-    assert_eq!(
-        (&done["state"], &done["last_committed"]),
-        (&json!("CompleteCommit"), &json!(true))
-    );
+    // The end is answered when all see it, and noted a moment later, by itself or with the next transaction.
+    let done = eventually("the end is noted", WAIT, || async {
+        let done = described(&cluster).await;
+        (done["state"] == json!("CompleteCommit")).then_some(done)
+    });
+    assert_eq!(done.await["last_committed"], json!(true));
     producer.close().await;
 }
 
@@ -286,6 +288,44 @@ async fn what_is_decided_is_carried_out_after_all_brokers_died() {
     .await;
     assert_eq!(read(&client, Isolation::Committed).await, everywhere(&["decided"]));
     assert_eq!(committed(&cluster).await, Some(3));
+}
+
+/// The refusal of the commit that is sent again says nothing of the one before it, which was taken.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_whose_answer_was_lost_is_not_taken_for_refused_when_another_process_has_the_id_by_then() {
+    let options = Options {
+        proxied: true,
+        ..Options::default()
+    };
+    let cluster = Cluster::start_with(3, options).await;
+    cluster.create_topic(TOPIC, PARTITIONS, 3).await;
+    let client = Client::connect(cluster.proxied_config()).await.expect("it answers");
+    let mut producer = producer(&client, Duration::from_secs(60)).await;
+    let transaction = producer.begin().await.expect("none is open");
+    write(&transaction, "kept").await;
+    // Past the proxies.
+    let caller = Caller::of(&cluster, 1).await;
+    let proxies = cluster.proxies();
+    proxies.iter().for_each(|proxy| proxy.lose_answers());
+    let taking_the_id = async {
+        eventually("it is committed, and the id is taken", WAIT, || {
+            let mut caller = caller.clone();
+            async move {
+                let described = caller.describe(ID).await.ok()?;
+                if !described.last_committed {
+                    return None;
+                }
+                caller.init(ID).await.ok()
+            }
+        })
+        .await;
+        proxies.iter().for_each(|proxy| proxy.cut());
+    };
+    let (committed, ()) = tokio::join!(transaction.commit(), taking_the_id);
+    let refused = committed.expect_err("another process has the id");
+    assert!(matches!(refused, ClientError::TransactionUnknown(_)), "{refused}");
+    assert_eq!(resolved(&mut producer).await, TransactionOutcome::Committed);
+    assert_eq!(read(&client, Isolation::Committed).await, everywhere(&["kept"]));
 }
 
 /// What became of a commit that was not answered.

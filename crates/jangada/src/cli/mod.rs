@@ -5,12 +5,16 @@ mod brokers_args;
 mod cluster;
 mod consume;
 mod dlq;
+mod exchange;
+mod exchange_messages;
 mod group;
+mod message_args;
 mod parse;
 mod process;
 mod produce;
 mod queue;
 mod queue_messages;
+mod saga;
 mod schedule;
 mod topic;
 mod txn;
@@ -27,6 +31,8 @@ pub use brokers_args::BrokersArgs;
 pub use cluster::{ClusterCommand, HealthArgs, PartitionCommand, RemoveArgs, ReplaceArgs, TransferArgs};
 pub use consume::{CommitArg, ConsumeArgs, ConsumeOutput};
 pub use dlq::{DeadArgs, DlqCommand};
+pub use exchange::{BindArgs, CreateExchangeArgs, ExchangeCommand, MatchArgs, TraceArgs};
+pub use exchange_messages::{ExchangeMessagesCommand, PublishArgs, TapArgs};
 pub use group::{GroupCommand, GroupRemoveArgs, LagArgs, SeekArgs, ToArg};
 pub use process::{DownArgs, ServerArgs, ServerCommand, UpArgs};
 pub use produce::{ProduceArgs, ProduceFormat};
@@ -35,6 +41,7 @@ pub use queue_messages::{
     QueueConsumeArgs, QueueMessagesCommand, QueueOutput, QueuePeekArgs, QueueReceiveArgs, QueueSendArgs,
     QueueSendFormat,
 };
+pub use saga::{PhaseArg, SagaCommand, SagaListArgs};
 pub use schedule::{CatchUpArg, ScheduleCommand, SchedulePutArgs};
 pub use topic::{AlterArgs, BeforeArg, CreateArgs, TopicCommand, TrimArgs};
 pub use txn::{TxnCommand, TxnListArgs};
@@ -89,6 +96,10 @@ pub enum Command {
     #[command(subcommand)]
     Queue(QueueCommand),
 
+    /// Create, show, bind and delete exchanges, publish to them, watch what they get
+    #[command(subcommand)]
+    Exchange(ExchangeCommand),
+
     /// List dead letters of queues, let them go out again, delete them
     #[command(subcommand)]
     Dlq(DlqCommand),
@@ -118,6 +129,10 @@ pub enum Command {
     #[command(subcommand)]
     Txn(TxnCommand),
 
+    /// Show sagas, retry or abort those that are stuck
+    #[command(subcommand)]
+    Saga(SagaCommand),
+
     /// Show the cluster and its health, replace a broker
     #[command(subcommand)]
     Cluster(ClusterCommand),
@@ -132,7 +147,7 @@ pub enum Command {
 
     /// Print a completion script for a shell: `source <(jangada completion bash)`
     ///
-    /// It completes commands, flags and their values, and asks the cluster for names of topics, queues and groups.
+    /// It completes commands, flags and their values, and asks the cluster for names of topics, queues, exchanges and groups.
     Completion {
         /// Which shell
         shell: Shell,
@@ -189,6 +204,22 @@ mod tests {
             "jangada queue pause",
             "jangada queue seek q",
             "jangada queue seek q --to 5",
+            "jangada exchange create e",
+            "jangada exchange create e --type x-delayed-message",
+            "jangada exchange rm",
+            "jangada exchange bind e --key k",
+            "jangada exchange bind e --queue q --match some",
+            "jangada exchange bind e --queue q --header =v",
+            "jangada exchange unbind e",
+            "jangada exchange trace",
+            "jangada exchange trace e --header a",
+            "jangada exchange publish",
+            "jangada exchange publish e -k a -K :",
+            "jangada exchange publish e --body b --file f",
+            "jangada exchange publish e --delay 1h --at 2024-05-01T00:00:00Z",
+            "jangada exchange publish e --format jsonl --message-id i",
+            "jangada exchange tap",
+            "jangada exchange tap e --max 0",
             "jangada dlq redrive q --rate 0",
             "jangada dlq ls q --reason old",
             "jangada dlq ls q --died-before 5",
@@ -290,6 +321,19 @@ mod tests {
             "jangada queue purge q --partition 1 --yes",
             "jangada queue seek q --to earliest",
             "jangada queue seek q --to -1h --partition 0",
+            "jangada exchange create e -t topic --alternate a --internal --auto-delete --if-not-exists -o json",
+            "jangada exchange ls -o json",
+            "jangada exchange describe e",
+            "jangada exchange rm e --if-unused --yes",
+            "jangada exchange bind e --queue q --queue r --key a.* -k # -o json",
+            "jangada exchange bind e --exchange f --header a=1 --header b --match any-with-x",
+            "jangada exchange bind e --queue q --match all",
+            "jangada exchange unbind e --queue q --key a.*",
+            "jangada exchange trace e --key a.b -H c=d -o json",
+            "jangada exchange publish e -k a.b --body b --mandatory --message-id i --message-key m",
+            "jangada exchange publish e -K : --order-key o --delay 1h -o json",
+            "jangada exchange publish e --format jsonl --file f",
+            "jangada exchange tap e --key a.* --key # -c 10 --idle 5 -o jsonl",
             "jangada dlq ls q --reason attempts --reason expired -o json",
             "jangada dlq redrive q --rate 100 --dry-run",
             "jangada dlq redrive q --died-before 1h --died-since 2024-05-01T00:00:00Z --key a",

@@ -14,6 +14,15 @@ pub fn pair(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
+/// Reads `key=value`, or `key` alone.
+pub fn asked_header(text: &str) -> Result<(String, Option<String>), String> {
+    match text.contains('=') {
+        true => pair(text).map(|(key, value)| (key, Some(value))),
+        false if text.is_empty() => Err("the name is empty".to_owned()),
+        false => Ok((text.to_owned(), None)),
+    }
+}
+
 /// Reads the one character that `%` and friends name, for separators: `\t`, `\n`, `\\` and any other text as it is.
 pub fn separator(text: &str) -> Result<String, String> {
     let plain = text.replace("\\t", "\t").replace("\\n", "\n");
@@ -102,6 +111,15 @@ mod tests {
         assert_eq!(delimiter("a\\\\\\n"), Ok("a\\\n".to_owned()));
         assert!(delimiter("").is_err());
         assert!(delimiter("\\x").is_err());
+    }
+
+    #[test]
+    fn a_header_is_asked_for_by_value_or_by_name() {
+        assert_eq!(asked_header("a=b=c"), Ok(("a".to_owned(), Some("b=c".to_owned()))));
+        assert_eq!(asked_header("a="), Ok(("a".to_owned(), Some(String::new()))));
+        assert_eq!(asked_header("a"), Ok(("a".to_owned(), None)));
+        assert!(asked_header("=a").is_err());
+        assert!(asked_header("").is_err());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use jangada_client::OffsetAt;
 use super::parse::pair;
 use super::queue_messages::QueueMessagesCommand;
 use super::when::FromArg;
-use crate::complete::{queues, topics};
+use crate::complete::{exchanges, queues, topics};
 use crate::output::OutputArgs;
 
 #[derive(Debug, Subcommand)]
@@ -138,6 +138,11 @@ pub struct CreateQueueArgs {
         allow_hyphen_values = true
     )]
     pub from: QueueFromArg,
+
+    /// Be a view over the log of this exchange, from its end on
+    #[arg(long, value_name = "EXCHANGE", add = exchanges())]
+    #[arg(conflicts_with_all = ["topic", "partitions", "replicas"])]
+    pub exchange: Option<String>,
 
     /// A setting, such as queue.lease.ms=5min or queue.attempts.max=3; may be given again
     #[arg(short = 'c', long = "config", value_name = "KEY=VALUE", value_parser = pair)]

@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use jangada_client::MessageState;
 
-use super::parse::{delimiter, pair, seconds, separator, wait};
-use super::when::TimeArg;
+use super::message_args::MessageArgs;
+use super::parse::{delimiter, separator, wait};
 use crate::complete::queues;
 
 const SEND_EXAMPLES: &str = "\
@@ -51,10 +51,6 @@ pub struct QueueSendArgs {
     #[arg(short = 'k', long, value_name = "KEY", conflicts_with_all = ["key_separator", "format"])]
     pub key: Option<String>,
 
-    /// A header of every message; may be given again
-    #[arg(short = 'H', long, value_name = "NAME=VALUE", value_parser = pair)]
-    pub header: Vec<(String, String)>,
-
     /// Messages end at this instead of a newline: \0, \n, \t, \r, \\ or any text
     #[arg(short = 'D', long, value_name = "S", value_parser = delimiter)]
     pub delimiter: Option<String>,
@@ -63,25 +59,8 @@ pub struct QueueSendArgs {
     #[arg(long, value_enum, default_value_t = QueueSendFormat::Lines)]
     pub format: QueueSendFormat,
 
-    /// Every message goes out after this time, in seconds or with a unit, at most ten years
-    #[arg(long, value_name = "DURATION", value_parser = seconds, conflicts_with = "at")]
-    pub delay: Option<Duration>,
-
-    /// Every message goes out at this time: RFC 3339, or milliseconds since 1970
-    #[arg(long, value_name = "TIME")]
-    pub at: Option<TimeArg>,
-
-    /// The priority of every message, from 0 on, for queues with queue.priorities
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub priority: u32,
-
-    /// Every message may be handed out for so long, in seconds or with a unit
-    #[arg(long, value_name = "DURATION", value_parser = seconds)]
-    pub ttl: Option<Duration>,
-
-    /// The id of the message, by which queues with queue.dedup recognize it; only for one message
-    #[arg(long, value_name = "ID", conflicts_with = "format")]
-    pub message_id: Option<String>,
+    #[command(flatten)]
+    pub message: MessageArgs,
 }
 
 /// What a line of the input is.
@@ -90,7 +69,7 @@ pub enum QueueSendFormat {
     /// The body, or key and body with --key-separator
     Lines,
     /// A JSON object: body or body_base64, key or key_base64, headers, message_id, priority, delay_ms or deliver_at_ms, ttl_ms. What
-    /// receive, consume and peek write besides is ignored
+    /// receive, consume, peek and tap write besides is ignored
     Jsonl,
 }
 

@@ -10,16 +10,21 @@ mod consume_range;
 mod consume_table;
 mod dlq;
 mod down;
+mod exchange;
+mod exchange_messages;
+mod exchange_views;
 mod group;
 mod group_lag;
 mod group_seek;
 mod group_views;
+mod line_input;
 mod node;
 mod partition;
 mod produce;
 mod produce_parser;
 mod queue;
 mod queue_messages;
+mod saga;
 mod schedule;
 mod server;
 mod settings;
@@ -57,12 +62,14 @@ async fn run_in_cluster(brokers: &Brokers, command: Command) -> Result<()> {
     match command {
         Command::Topic(command) => topic::run(brokers, command).await,
         Command::Queue(command) => queue::run(brokers, command).await,
+        Command::Exchange(command) => exchange::run(brokers, command).await,
         Command::Dlq(command) => dlq::run(brokers, command).await,
         Command::Schedule(command) => schedule::run(brokers, command).await,
         Command::Produce(args) => produce::run(brokers, &args).await,
         Command::Consume(args) => consume::run(brokers, &args).await,
         Command::Group(command) => group::run(brokers, command).await,
         Command::Txn(command) => txn::run(brokers, command).await,
+        Command::Saga(command) => saga::run(brokers, command).await,
         Command::Cluster(command) => cluster::run(brokers, command).await,
         Command::Partition(command) => partition::run(brokers, command).await,
         Command::Bench(command) => bench::run(brokers, command).await,

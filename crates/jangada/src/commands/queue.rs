@@ -70,9 +70,10 @@ pub async fn run(brokers: &Brokers, command: QueueCommand) -> Result<()> {
 
 async fn create(admin: &Admin, args: CreateQueueArgs) -> Result<()> {
     let config = by_key(args.config)?;
-    let queue = match &args.topic {
-        Some(topic) => NewQueue::reading(args.name.as_str(), topic.as_str(), args.from.0),
-        None => NewQueue::new(
+    let queue = match (&args.topic, &args.exchange) {
+        (Some(topic), _) => NewQueue::reading(args.name.as_str(), topic.as_str(), args.from.0),
+        (None, Some(exchange)) => NewQueue::over(args.name.as_str(), exchange.as_str()),
+        (None, None) => NewQueue::new(
             args.name.as_str(),
             args.partitions.unwrap_or(0),
             args.replicas.unwrap_or(0),
@@ -93,6 +94,12 @@ async fn create(admin: &Admin, args: CreateQueueArgs) -> Result<()> {
             counted(created.replicas, "replica")
         ),
         (true, QueueMessages::Topic { topic, .. }) => format!("created queue {}, which reads topic {topic}", args.name),
+        (true, QueueMessages::Exchange { exchange }) => {
+            format!(
+                "created queue {}, a view over the log of exchange {exchange}",
+                args.name
+            )
+        }
         (false, _) => format!("queue {} exists already and was not changed", args.name),
     };
     let json = json!({

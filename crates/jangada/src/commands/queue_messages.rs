@@ -1,21 +1,20 @@
 //! `jangada queue send`, `receive`, `consume`, `peek`: lines in and out of queues.
 
 use std::collections::VecDeque;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, StdoutLock, Write};
 use std::pin::Pin;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{FuturesOrdered, StreamExt as _};
 use jangada_client::{
-    ClientError, Due, Header, MessageState, QueueConsumerConfig, QueueMessage, QueueProducer, QueueProducerConfig,
+    ClientError, MessageState, QueueConsumer, QueueConsumerConfig, QueueMessage, QueueProducer, QueueProducerConfig,
     ReceiveOptions, Received, ReceivedMessage, SentMessage, Settled, Settlement,
 };
-use jangada_types::limits::BATCH_BYTES_MAX;
-use tokio::fs::File;
-use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::signal::ctrl_c;
 use tokio::time::Instant;
 
+use super::line_input::LineInput;
 use crate::brokers::Brokers;
 use crate::cli::{
     QueueConsumeArgs, QueueMessagesCommand, QueueOutput, QueuePeekArgs, QueueReceiveArgs, QueueSendArgs,
@@ -24,15 +23,10 @@ use crate::cli::{
 use crate::connect::connect;
 use crate::errors::{CliError, Result};
 use crate::note::note;
-use crate::text::lines::LineSplitter;
 use crate::text::queue_jsonl;
 
-/// Bytes of the longest line. JSON takes more than the bytes that it stands for.
-const LINE_BYTES_MAX: usize = 4 * BATCH_BYTES_MAX;
-/// Bytes of the buffer for one piece of input.
-const READ_BYTES: usize = 256 * 1024;
 /// Messages that are sent and not answered.
-const UNANSWERED_MAX: usize = 10_000;
+pub(super) const UNANSWERED_MAX: usize = 10_000;
 /// Bytes of the output buffer.
 const WRITE_BYTES: usize = 256 * 1024;
 /// Messages of a partition that one call shows.
@@ -52,18 +46,11 @@ pub async fn run(brokers: &Brokers, command: QueueMessagesCommand) -> Result<()>
 
 /// Sends each line as a message.
 async fn send(brokers: &Brokers, args: &QueueSendArgs) -> Result<()> {
-    let mut source: Box<dyn AsyncRead + Send + Unpin> = match &args.file {
-        None => Box::new(tokio::io::stdin()),
-        Some(path) => {
-            let opened = File::open(path).await;
-            Box::new(opened.map_err(|error| CliError::new(format!("cannot read {}: {error}", path.display())))?)
-        }
-    };
+    let mut input = LineInput::open(args.file.as_deref(), args.delimiter.as_deref()).await?;
     let client = connect(brokers).await?;
     let producer = client
         .queue_producer(args.queue.as_str(), QueueProducerConfig::default())
         .await?;
-    let mut splitter = LineSplitter::new(LINE_BYTES_MAX, args.delimiter.as_deref().unwrap_or("\n").as_bytes());
     let mut sender = Sender {
         args,
         producer,
@@ -72,22 +59,7 @@ async fn send(brokers: &Brokers, args: &QueueSendArgs) -> Result<()> {
         duplicates: 0,
         failure: None,
     };
-    let ended = loop {
-        let read = tokio::select! {
-            read = read_some(&mut source, &mut splitter) => read,
-            _ = ctrl_c() => break Err(CliError::new("interrupted")),
-        };
-        let is_end = match read {
-            Ok(bytes) => bytes == 0,
-            Err(error) => break Err(error),
-        };
-        if let Err(error) = sender.send_lines(&mut splitter, is_end).await {
-            break Err(error);
-        }
-        if is_end || sender.failure.is_some() {
-            break Ok(());
-        }
-    };
+    let ended = sender.send_lines(&mut input).await;
     sender.answer_all().await;
     let Sender {
         acknowledged,
@@ -109,12 +81,6 @@ async fn send(brokers: &Brokers, args: &QueueSendArgs) -> Result<()> {
     Ok(())
 }
 
-async fn read_some(source: &mut (impl AsyncRead + Unpin), splitter: &mut LineSplitter) -> Result<usize> {
-    splitter.buffer().reserve(READ_BYTES);
-    let read = source.read_buf(splitter.buffer()).await;
-    read.map_err(|error| CliError::new(format!("cannot read the input: {error}")))
-}
-
 struct Sender<'a> {
     args: &'a QueueSendArgs,
     producer: QueueProducer,
@@ -126,33 +92,19 @@ struct Sender<'a> {
 }
 
 impl Sender<'_> {
-    async fn send_lines(&mut self, splitter: &mut LineSplitter, is_end: bool) -> Result<()> {
-        loop {
-            let line = splitter
-                .next_line()
-                .map_err(|error| CliError::new(format!("line {} is longer than {} bytes", error.line, error.limit)))?;
-            let line = match line {
-                Some(line) => line,
-                None if is_end => match splitter.finish() {
-                    Some(line) => line,
-                    None => return Ok(()),
-                },
-                None => return Ok(()),
+    /// Sends lines until the input ends, or one was not sent.
+    async fn send_lines(&mut self, input: &mut LineInput) -> Result<()> {
+        while self.failure.is_none() {
+            let Some((number, line)) = input.next().await? else {
+                return Ok(());
             };
-            self.send(splitter.line_number(), &line).await?;
-        }
-    }
-
-    async fn send(&mut self, number: u64, line: &Bytes) -> Result<()> {
-        let at = |error: String| CliError::new(format!("line {number}: {error}"));
-        if self.args.message_id.is_some() && number > 1 {
-            return Err(at("--message-id is for one message".to_owned()));
-        }
-        let message = message(self.args, line).map_err(at)?;
-        let sent = self.producer.enqueue(message).await?;
-        self.unanswered.push_back(Box::pin(async move { (number, sent.await) }));
-        while self.unanswered.len() >= UNANSWERED_MAX {
-            self.answer_one().await;
+            let message = message(self.args, number, &line);
+            let message = message.map_err(|error| CliError::new(format!("line {number}: {error}")))?;
+            let sent = self.producer.enqueue(message).await?;
+            self.unanswered.push_back(Box::pin(async move { (number, sent.await) }));
+            while self.unanswered.len() >= UNANSWERED_MAX {
+                self.answer_one().await;
+            }
         }
         Ok(())
     }
@@ -175,38 +127,29 @@ impl Sender<'_> {
     }
 }
 
-fn message(args: &QueueSendArgs, line: &Bytes) -> std::result::Result<QueueMessage, String> {
+fn message(args: &QueueSendArgs, number: u64, line: &Bytes) -> std::result::Result<QueueMessage, String> {
     let mut message = match (args.format, &args.key_separator) {
         (QueueSendFormat::Jsonl, _) => queue_jsonl::read(line)?,
         (QueueSendFormat::Lines, None) => QueueMessage::new(line.clone()),
         (QueueSendFormat::Lines, Some(separator)) => {
-            let found = line
-                .windows(separator.len())
-                .position(|bytes| bytes == separator.as_bytes());
-            let at = found.ok_or_else(|| format!("it has no {separator:?}"))?;
-            QueueMessage::new(line.slice(at + separator.len()..)).with_key(line.slice(..at))
+            let (key, body) = split(line, separator)?;
+            QueueMessage::new(body).with_key(key)
         }
     };
     if let Some(key) = &args.key {
         message = message.with_key(key.clone());
     }
-    let headers = args.header.iter().map(|(key, value)| Header {
-        key: key.clone(),
-        value: Some(Bytes::copy_from_slice(value.as_bytes())),
-    });
-    message.headers.extend(headers);
-    if let Some(delay) = args.delay {
-        message.due = Due::After(delay);
-    }
-    if let Some(at) = &args.at {
-        message.due = Due::At(u64::try_from(at.0).map_err(|_| "--at is before 1970".to_owned())?);
-    }
-    if args.priority > 0 {
-        message.priority = args.priority;
-    }
-    message.ttl = args.ttl.or(message.ttl);
-    message.message_id = args.message_id.clone().or(message.message_id);
+    args.message.apply(number, &mut message)?;
     Ok(message)
+}
+
+/// What is before the first separator in a line, and what is behind it.
+pub(super) fn split(line: &Bytes, separator: &str) -> std::result::Result<(Bytes, Bytes), String> {
+    let found = line
+        .windows(separator.len())
+        .position(|bytes| bytes == separator.as_bytes());
+    let at = found.ok_or_else(|| format!("it has no {separator:?}"))?;
+    Ok((line.slice(..at), line.slice(at + separator.len()..)))
 }
 
 pub(super) fn print(out: &mut impl Write, output: QueueOutput, message: &ReceivedMessage) -> io::Result<()> {
@@ -269,14 +212,41 @@ async fn consume(brokers: &Brokers, args: &QueueConsumeArgs) -> Result<()> {
         lease: args.lease,
         ..QueueConsumerConfig::default()
     };
-    let mut consumer = client.queue_consumer(args.queue.as_str(), config).await?;
-    let mut left = args.max.unwrap_or(u64::MAX);
+    let consumer = client.queue_consumer(args.queue.as_str(), config).await?;
+    let until = Until {
+        max: args.max,
+        idle: args.idle,
+        unacknowledged_max: args.prefetch as usize,
+    };
+    let stop = async { drop(ctrl_c().await) };
+    print_all(consumer, until, stop, |out, message| print(out, args.output, message)).await
+}
+
+/// When the printing of messages ends.
+pub(super) struct Until {
+    /// After so many messages.
+    pub max: Option<u64>,
+    /// When no message has come for so long.
+    pub idle: Option<Duration>,
+    /// Messages that are printed while their acknowledgements are waited for.
+    pub unacknowledged_max: usize,
+}
+
+/// Prints messages as they come, and acknowledges each of them when it is printed. Then the consumer is closed.
+pub(super) async fn print_all(
+    mut consumer: QueueConsumer,
+    until: Until,
+    stop: impl Future<Output = ()>,
+    print: impl Fn(&mut BufWriter<StdoutLock<'static>>, &ReceivedMessage) -> io::Result<()>,
+) -> Result<()> {
+    tokio::pin!(stop);
+    let mut left = until.max.unwrap_or(u64::MAX);
     let mut acknowledging = VecDeque::new();
     let mut out = BufWriter::with_capacity(WRITE_BYTES, io::stdout().lock());
     let (mut idle_since, mut full) = (Instant::now(), None);
     while left > 0 {
         let idle = async {
-            match args.idle {
+            match until.idle {
                 Some(idle) => tokio::time::sleep_until(idle_since + idle).await,
                 None => std::future::pending().await,
             }
@@ -291,22 +261,22 @@ async fn consume(brokers: &Brokers, args: &QueueConsumeArgs) -> Result<()> {
             message = consumer.next() => message,
             () = idle => break,
             () = full_changed => continue,
-            _ = ctrl_c() => break,
+            () = &mut stop => break,
         };
         idle_since = Instant::now();
         let message = match message {
-            Err(error) if error.is_retryable() && args.idle.is_none() => {
+            Err(error) if error.is_retryable() && until.idle.is_none() => {
                 note(&format!("warning: {error}; still trying"));
                 continue;
             }
             message => message?,
         };
-        print(&mut out, args.output, &message)?;
+        print(&mut out, &message)?;
         // Whoever reads the pipe has it before it is acknowledged.
         out.flush()?;
         left -= 1;
         acknowledging.push_back(tokio::spawn(message.ack()));
-        while acknowledging.len() > args.prefetch as usize {
+        while acknowledging.len() > until.unacknowledged_max {
             acknowledged(acknowledging.pop_front()).await?;
         }
     }

@@ -1,5 +1,6 @@
 //! `jangada txn ...`: shows transactional ids and producers, and aborts transactions.
 
+use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use jangada_client::{PartitionProducer, TransactionDescription};
@@ -39,15 +40,15 @@ pub async fn run(brokers: &Brokers, command: TxnCommand) -> Result<()> {
         }
         TxnCommand::Describe { id, output } => {
             let found = admin.describe_transaction(&id).await?;
-            let topics = admin.list_topics().await?;
-            let name = |wanted| {
-                topics
-                    .iter()
-                    .find(|topic| topic.topic_id == wanted)
-                    .map(|topic| topic.name.clone())
-            };
+            let topics = admin.list_topics().await?.into_iter();
+            // Topics that queues have for themselves are not among the others.
+            let queues = admin.list_queues().await?.into_iter();
+            let names: BTreeMap<_, _> = topics
+                .map(|topic| (topic.topic_id, topic.name))
+                .chain(queues.map(|queue| (queue.topic_id, queue.topic)))
+                .collect();
             let partitions = found.partitions.iter().map(|(topic, partition)| {
-                let topic = name(*topic).unwrap_or_else(|| topic.to_string());
+                let topic = names.get(topic).cloned().unwrap_or_else(|| topic.to_string());
                 format!("{topic}/{partition}")
             });
             output.show(&Transaction {

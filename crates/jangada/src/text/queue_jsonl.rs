@@ -1,7 +1,8 @@
 //! Messages of queues as JSON, one object a line.
 //!
 //! Keys are the field names of `queue.proto`. Bytes that are not UTF-8 are written as base64 under a key of their own (`key_base64`,
-//! `body_base64`), so that sending what was printed gives the same bytes.
+//! `body_base64`), so that sending what was printed gives the same bytes. The headers by which a message says to which exchange it was
+//! published, and with which routing key, are printed as fields of their own: nobody may send such headers.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -25,8 +26,23 @@ fn put(object: &mut Map<String, Value>, name: &str, bytes: Option<&[u8]>) {
     }
 }
 
-fn headers_of(headers: &[Header]) -> Value {
-    let printed = headers.iter().map(|header| {
+/// The header with the name of the exchange to which a message was published.
+const EXCHANGE: &str = "jangada-exchange";
+/// The header with the routing key of a message that was published to an exchange.
+const ROUTING_KEY: &str = "jangada-routing-key";
+
+/// The routing key with which a message was published to an exchange.
+pub fn routing_key(message: &ReceivedMessage) -> Option<&[u8]> {
+    value_of(message, ROUTING_KEY)
+}
+
+fn value_of<'a>(message: &'a ReceivedMessage, name: &str) -> Option<&'a [u8]> {
+    let header = message.headers.iter().find(|header| header.key == name);
+    header.and_then(|header| header.value.as_deref())
+}
+
+fn headers_of<'a>(headers: impl IntoIterator<Item = &'a Header>) -> Value {
+    let printed = headers.into_iter().map(|header| {
         let mut printed = Map::new();
         printed.insert("key".to_owned(), header.key.as_str().into());
         put(&mut printed, "value", header.value.as_deref());
@@ -62,7 +78,12 @@ fn object(message: &ReceivedMessage) -> Map<String, Value> {
     object.insert("timestamp_ms".to_owned(), json!(timestamp_ms));
     put(&mut object, "key", message.key.as_deref());
     put(&mut object, "body", message.body.as_deref());
-    object.insert("headers".to_owned(), headers_of(&message.headers));
+    let own = |header: &&Header| ![EXCHANGE, ROUTING_KEY].contains(&header.key.as_str());
+    object.insert("headers".to_owned(), headers_of(message.headers.iter().filter(own)));
+    for (field, header) in [("exchange", EXCHANGE), ("routing_key", ROUTING_KEY)] {
+        let value = value_of(message, header).map(String::from_utf8_lossy);
+        object.insert(field.to_owned(), json!(value));
+    }
     object.insert("message_id".to_owned(), json!(message.message_id));
     object.insert("failures".to_owned(), message.failures.into());
     object.insert("deliveries".to_owned(), message.deliveries.into());
@@ -107,9 +128,12 @@ struct Read {
     delay_ms: Option<u64>,
     deliver_at_ms: Option<u64>,
     ttl_ms: Option<u64>,
+    routing_key: Option<String>,
     /// What is printed besides: where the message was, and what it did.
     #[serde(rename = "partition")]
     _partition: Option<serde::de::IgnoredAny>,
+    #[serde(rename = "exchange")]
+    _exchange: Option<serde::de::IgnoredAny>,
     #[serde(rename = "offset")]
     _offset: Option<serde::de::IgnoredAny>,
     #[serde(rename = "timestamp_ms")]
@@ -155,6 +179,11 @@ fn bytes_of(name: &str, text: Option<String>, base64: Option<String>) -> Result<
 
 /// Reads a message.
 pub fn read(line: &[u8]) -> Result<QueueMessage, String> {
+    read_routed(line).map(|(_, message)| message)
+}
+
+/// Reads a message, and the routing key if the line has one.
+pub fn read_routed(line: &[u8]) -> Result<(Option<String>, QueueMessage), String> {
     let read: Read = serde_json::from_slice(line).map_err(|error| format!("no message as JSON: {error}"))?;
     let body = bytes_of("body", read.body, read.body_base64)?;
     let mut message = QueueMessage::new(body.ok_or("it has no body: give body or body_base64")?);
@@ -174,7 +203,7 @@ pub fn read(line: &[u8]) -> Result<QueueMessage, String> {
         (None, None) => Due::Default,
     };
     message.ttl = read.ttl_ms.map(Duration::from_millis);
-    Ok(message)
+    Ok((read.routing_key, message))
 }
 
 #[cfg(test)]
@@ -212,6 +241,33 @@ mod tests {
         let received = received();
         assert_eq!((sent.key, Some(sent.body)), (received.key, received.body));
         assert_eq!((sent.headers, sent.message_id), (received.headers, received.message_id));
+    }
+
+    #[test]
+    fn what_came_through_an_exchange_says_so_in_fields_of_its_own() {
+        let mut published = received();
+        for (key, value) in [(EXCHANGE, "orders"), (ROUTING_KEY, "orders.eu.paid")] {
+            published.headers.push(Header {
+                key: key.to_owned(),
+                value: Some(Bytes::from_static(value.as_bytes())),
+            });
+        }
+        assert_eq!(routing_key(&published), Some(&b"orders.eu.paid"[..]));
+        assert_eq!(routing_key(&received()), None);
+        let mut line = Vec::new();
+        write(&mut line, &published).expect("writing to memory works");
+        let printed: Value = serde_json::from_slice(&line).expect("it is JSON");
+        assert_eq!(
+            (&printed["exchange"], &printed["routing_key"]),
+            (&json!("orders"), &json!("orders.eu.paid"))
+        );
+        let (routing_key, message) = read_routed(&line).expect("it was printed");
+        assert_eq!(routing_key.as_deref(), Some("orders.eu.paid"));
+        assert_eq!(
+            message.headers,
+            received().headers,
+            "those that nobody may send are left out"
+        );
     }
 
     #[test]
