@@ -97,12 +97,14 @@ impl Services {
             .collect())
     }
 
-    /// Takes what is there, and acknowledges it: the bodies.
-    async fn take(&mut self, queue: &str) -> Result<Vec<Bytes>, Status> {
+    /// Takes what is there, and acknowledges it: the bodies. An attempt that is made again gets what it got before.
+    async fn take(&mut self, queue: &str, (session, attempt_id): (u64, u64)) -> Result<Vec<Bytes>, Status> {
         let request = ReceiveRequest {
             queue: queue.to_owned(),
             max_messages: 1_000,
             wait_ms: 200,
+            session,
+            attempt_id,
             ..ReceiveRequest::default()
         };
         let messages = self.messages.receive(request).await?.into_inner().messages;
@@ -118,7 +120,14 @@ impl Services {
             items: items.collect(),
             ..SettleRequest::default()
         };
-        self.messages.settle(settle).await?;
+        // They are ours until their lease is over, whoever leads meanwhile.
+        let until = Instant::now() + WAIT;
+        while let Err(status) = self.messages.settle(settle.clone()).await {
+            if status.code() != Code::Unavailable || Instant::now() > until {
+                return Err(status);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
         Ok(messages
             .into_iter()
             .map(|message| message.body.unwrap_or_default())
@@ -130,8 +139,9 @@ impl Services {
         let mut taken = BTreeMap::new();
         let mut empty = 0;
         let until = Instant::now() + WAIT;
+        let (session, mut attempt) = (rand::random_range(1..u64::MAX), 1);
         while empty < 2 {
-            let bodies = match self.take(queue).await {
+            let bodies = match self.take(queue, (session, attempt)).await {
                 Ok(bodies) => bodies,
                 // A leader that was just elected has not opened the queue.
                 Err(status) if status.code() == Code::Unavailable && Instant::now() < until => {
@@ -141,6 +151,7 @@ impl Services {
                 Err(status) => panic!("queue {queue} gives nothing: {status}"),
             };
             empty = if bodies.is_empty() { empty + 1 } else { 0 };
+            attempt += 1;
             for body in bodies {
                 let number = u64::from_be_bytes(body[..8].try_into().expect("it begins with a number"));
                 *taken.entry(number).or_default() += 1;

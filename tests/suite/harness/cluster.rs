@@ -324,7 +324,7 @@ impl Cluster {
 
     /// Sends SIGSTOP: the node is silent, and its connections stay open.
     pub fn pause(&self, id: u32) {
-        self.node(id).signal(Signal::STOP);
+        self.node(id).pause();
     }
 
     /// Sends SIGCONT, which ends a pause.

@@ -12,6 +12,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::process::Child;
 use tokio::task::JoinHandle;
 
+use super::node::stands_still;
 use super::{Cluster, WAIT, cli, eventually};
 
 /// A record that the process printed.
@@ -167,10 +168,9 @@ impl GroupProcess {
     /// Sends SIGSTOP. Returns when it has stopped.
     pub async fn pause(&self) {
         self.signal(Signal::STOP);
-        let stat = format!("/proc/{}/stat", self.child.id().expect("the process runs"));
+        let pid = self.child.id().expect("the process runs");
         eventually("the process stands still", WAIT, || async {
-            let stat = fs::read_to_string(&stat).ok()?;
-            stat.rsplit(')').next()?.trim_start().starts_with('T').then_some(())
+            stands_still(pid).then_some(())
         })
         .await;
     }

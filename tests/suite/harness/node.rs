@@ -3,13 +3,13 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::{Network, eventually, ports};
+use super::{Network, WAIT, eventually, ports};
 use crate::binary;
 
 /// Lines of a log that are shown when a test fails.
@@ -253,6 +253,16 @@ http = "{http}"
         kill_process(pid.expect("a process has an id"), signal).expect("our own child can be signalled");
     }
 
+    /// Sends SIGSTOP. Returns when the process stands still.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+        let until = Instant::now() + WAIT;
+        while !stands_still(self.pid()) {
+            assert!(Instant::now() < until, "node {} does not stand still", self.id);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Sends SIGKILL. Returns when the process is gone.
     pub fn kill(&mut self) {
         let mut child = self.child.take().expect("the node runs");
@@ -305,4 +315,17 @@ pub async fn get(address: &str, path: &str) -> std::io::Result<String> {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await?;
     Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+/// Whether all threads of a process have stopped. One of them takes the signal; until it has its turn on a busy machine, the others go on.
+pub fn stands_still(pid: u32) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return false;
+    };
+    let mut threads = threads.filter_map(Result::ok);
+    threads.all(|thread| {
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        let state = stat.rsplit(')').next().unwrap_or_default();
+        state.trim_start().starts_with('T')
+    })
 }
