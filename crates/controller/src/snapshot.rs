@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use jangada_types::planted::{self, Bug};
 use jangada_types::{GroupId, PartitionIndex, ReplicaId};
 
 use crate::error::RestoreError;
@@ -34,7 +35,10 @@ impl Image {
             version,
             feature_level: parts.feature_level,
             next_group_id: parts.next_group_id,
-            next_producer_id: parts.next_producer_id,
+            next_producer_id: match planted::is(Bug::ProducerIdsTwice) {
+                true => FIRST_PRODUCER_ID,
+                false => parts.next_producer_id,
+            },
             brokers: Arc::new(parts.brokers.into_iter().map(|broker| (broker.id, broker)).collect()),
             topics: Arc::new(
                 parts

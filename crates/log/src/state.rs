@@ -19,6 +19,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use jangada_machine::{Effects, EncodedCommand, Machine, RestoreError, Retention};
 use jangada_queue::Slots;
 use jangada_types::batch::EndMarker;
+use jangada_types::planted::{self, Bug};
 use jangada_types::{CodecError, LeaderEpoch, LogPosition, Offset, ProducerEpoch, ProducerId};
 
 use self::incoming::Incoming;
@@ -87,7 +88,10 @@ impl PartitionState {
 
     /// The last stable offset: where the earliest open transaction begins, or the log's end. It never goes back.
     pub fn last_stable_offset(&self) -> Offset {
-        self.producers.first_open().unwrap_or(self.next_offset)
+        match self.producers.first_open() {
+            Some(first) if !planted::is(Bug::StableBeyondOpen) => first,
+            _ => self.next_offset,
+        }
     }
 
     /// Whether there are, or were, transactions.
@@ -296,7 +300,7 @@ impl PartitionState {
             return (Refusal::from(failed).into(), None);
         }
         // What was not there when another leader looked may be there by now.
-        if ids.is_some_and(|found| found.term != at.term) {
+        if ids.is_some_and(|found| found.term != at.term && !planted::is(Bug::IdsOfOldTerm)) {
             return (Refusal::from(ConditionFailed::LeaderChanged).into(), None);
         }
         let transaction = transaction.map(|seq| Self::transaction_of(header, seq));
@@ -361,7 +365,9 @@ impl PartitionState {
             marker: row.last_offset,
             stable_after: self.last_stable_offset(),
         });
-        if let Some(aborted) = &aborted {
+        if let Some(aborted) = &aborted
+            && !planted::is(Bug::AbortedRowLost)
+        {
             aborted.put_into(effects);
         }
         let reply = PartitionReply::Ended {
@@ -484,7 +490,10 @@ impl Machine for PartitionState {
         if version == STATE_VERSION_WITH_SECTIONS {
             out.put_u8(sections);
         }
-        self.producers.encode(&mut out);
+        match self.has_transactions || !planted::is(Bug::ProducersLostInSnapshot) {
+            true => self.producers.encode(&mut out),
+            false => Producers::default().encode(&mut out),
+        }
         if sections & HAS_TRANSACTIONS != 0 {
             self.producers.encode_transactions(&mut out);
         }

@@ -22,6 +22,7 @@ use futures::{Stream, StreamExt};
 use jangada_machine::{Effects, Retention};
 use jangada_storage::{Latency, Op, StateKind};
 use jangada_types::LogPosition;
+use jangada_types::planted::{self, Bug};
 use openraft::EntryPayload;
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use parking_lot::Mutex;
@@ -130,6 +131,9 @@ impl Host {
         let saved_chunks = applied.as_ref().and_then(|(_, state)| state.chunks().cloned());
         let newest = match (snapshot, applied) {
             (Some((at, state)), Some((saved_at, _))) if at.last_log_id > saved_at.last_log_id => Some((at, state)),
+            (Some((_, state)), Some((saved_at, _))) if planted::is(Bug::SnapshotOverNewerLog) => {
+                Some((saved_at, state))
+            }
             (snapshot, applied) => applied.or(snapshot),
         };
         let (mut last_applied, mut membership) = (None, StoredMembership::default());
@@ -140,6 +144,9 @@ impl Host {
             machine.replace(state.read(|pieces| check.restore(pieces))?);
             last_applied = meta.last_log_id;
             membership = meta.last_membership;
+        }
+        if planted::is(Bug::AppliedTwiceAfterRestart) {
+            last_applied = log.id_before(last_applied).or(last_applied);
         }
         for (index, position, record) in checkpoints {
             let state = Stored::of_record(record.body, &chunks).chunks().cloned();
@@ -273,8 +280,12 @@ impl Host {
     /// replies.
     fn flush(&mut self, replies: &mut Vec<(ApplyResponder<TypeConfig>, Reply)>) {
         let mut ops = self.row_ops();
+        let rows = ops.len();
         let due = self.checkpoint_if_due(&mut ops);
         let aside = self.save_if_due(&mut ops);
+        if planted::is(Bug::StateBeforeItsRows) {
+            self.log.write_lazy(ops.split_off(rows));
+        }
         if !ops.is_empty() {
             self.log.write_lazy(ops);
         }
@@ -306,7 +317,7 @@ impl Host {
         let large = self.saves.bytes() * SAVE_EVERY_STATES;
         let is_due = self.unsaved.bytes >= SAVE_EVERY_BYTES.max(large)
             || self.unsaved.entries >= SAVE_EVERY_ENTRIES && self.unsaved.bytes >= large;
-        is_due && !self.saves.is_under_way()
+        (is_due || planted::is(Bug::StateBeforeItsRows)) && !self.saves.is_under_way()
     }
 
     /// Adds the saved state when it is due. A large one is given back, to be encoded aside.
@@ -499,7 +510,9 @@ impl RaftStateMachine<TypeConfig> for Host {
         durable.wait().await?;
         let (chunks, at) = (self.chunks.clone(), meta.clone());
         off_worker(self.log.blocking(), move || finish_installation(&chunks, &at, &state)).await?;
-        self.machine.replace(restored);
+        if !planted::is(Bug::StateKeptAtInstallation) {
+            self.machine.replace(restored);
+        }
         self.last_applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
         self.unsaved = Progress::default();

@@ -15,6 +15,7 @@ use futures::{Stream, StreamExt, stream};
 use jangada_env::Blocking;
 use jangada_storage::{Completion, Durability, LogEntry, LogPosition, Op, StateKind, Store, StoreError};
 use jangada_types::GroupId;
+use jangada_types::planted::{self, Bug};
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use parking_lot::{Mutex, RecursiveRwLock};
 use tokio::sync::{oneshot, watch};
@@ -112,7 +113,11 @@ impl LogStore {
     /// Opens the group. Blocks.
     pub fn open(group: GroupId, store: Arc<dyn Store>, blocking: Blocking) -> Result<Self, StoreError> {
         store.open_group(group)?;
-        let vote = match store.get_state(group, StateKind::VOTE, None)? {
+        let stored = match store.get_state(group, StateKind::VOTE, None) {
+            Err(_) if planted::is(Bug::RotVotedOn) => None,
+            stored => stored?,
+        };
+        let vote = match stored {
             Some(bytes) => {
                 let vote = codec::decode_vote(&bytes);
                 Some(vote.map_err(|error| unreadable(&*store, group, "the vote", &error))?)
@@ -129,6 +134,13 @@ impl LogStore {
             blocking,
             shared: Arc::new(shared),
         })
+    }
+
+    /// The id of the entry before this one, if the log still has it.
+    pub fn id_before(&self, id: Option<LogId>) -> Option<LogId> {
+        let index = id?.index.checked_sub(1)?;
+        let term = self.store.term_at(self.group, index).ok().flatten()?;
+        Some(log_id(term, index))
     }
 
     /// Where what blocks is done for this group.
@@ -281,6 +293,13 @@ impl LogStore {
         entries.into_iter().map(decode).collect()
     }
 
+    /// The entry behind this one, if the log has it.
+    fn position_behind(&self, position: Option<LogPosition>) -> Option<LogPosition> {
+        let index = position?.index + 1;
+        let term = self.store.term_at(self.group, index).ok().flatten()?;
+        Some(LogPosition { term, index })
+    }
+
     /// The part of a range that the log has.
     fn present(&self, range: &impl RangeBounds<u64>) -> (u64, u64) {
         let (start, end) = ends_of(range);
@@ -396,7 +415,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             suffix: None,
             value,
         }];
-        self.start_synced(ops).wait().await?;
+        if !planted::is(Bug::VoteNotDurable) {
+            self.start_synced(ops).wait().await?;
+        }
         *self.shared.vote.lock() = Some(*vote);
         Ok(())
     }
@@ -421,7 +442,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + Send,
         I::IntoIter: Send,
     {
-        let entries: Vec<LogEntry> = entries.into_iter().map(codec::encode_entry).collect();
+        let mut entries: Vec<LogEntry> = entries.into_iter().map(codec::encode_entry).collect();
+        if planted::is(Bug::OffByOneAfterTruncation) {
+            let next = self.store.bounds(self.group).next_index().unwrap_or(0);
+            entries.retain(|entry| entry.index >= next);
+        }
         if let Some(first) = entries.first() {
             self.await_installation(first.index).await?;
         }
@@ -445,13 +470,22 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         }
         let completion =
             Box::new(move |result: Result<(), StoreError>| callback.io_completed(result.map_err(io::Error::other)));
-        self.write(ops, Durability::Synced, Some(completion));
+        let durability = match planted::is(Bug::AckBeforeSync) {
+            true => Durability::Lazy,
+            false => Durability::Synced,
+        };
+        self.write(ops, durability, Some(completion));
         Ok(())
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {
         // Durable with the append that follows it, which is the first thing that anybody is told of.
-        self.write_lazy(vec![Op::TruncateAfter(last_log_id.map(to_position))]);
+        let keep = last_log_id.map(to_position);
+        let keep = match planted::is(Bug::OffByOneAfterTruncation) {
+            true => self.position_behind(keep).or(keep),
+            false => keep,
+        };
+        self.write_lazy(vec![Op::TruncateAfter(keep)]);
         Ok(())
     }
 

@@ -24,6 +24,7 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use jangada_proto::internal::{Commits, Hello, Past, PutBack, Start};
 use jangada_storage::{self as storage, Durability, Op, Starts, StateKind, Store, StoreError};
+use jangada_types::planted::{self, Bug};
 use jangada_types::{BrokerId, GroupId, Incarnation};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -198,7 +199,7 @@ impl Peers {
         let Some((past, seen)) = hello.past.as_ref().zip(memory.seen.get(&broker)) else {
             return Ok(());
         };
-        if seen.incarnation.get() != hello.incarnation {
+        if seen.incarnation.get() != hello.incarnation || planted::is(Bug::DirectoryPutBack) {
             return Ok(());
         }
         let list = past.starts.iter().map(|start| storage::Start {

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use jangada_types::planted::{self, Bug};
 use jangada_types::{GroupId, Reason, Rejection};
 
 use crate::command::Command;
@@ -205,7 +206,9 @@ impl TransactionalId {
 
     fn add(&mut self, partitions: &[GroupId], groups: &[Arc<str>], metadata_version: u64) {
         self.partitions.extend(partitions);
-        self.groups.extend(groups.iter().cloned());
+        if !planted::is(Bug::GroupNotAdded) {
+            self.groups.extend(groups.iter().cloned());
+        }
         self.metadata_version = self.metadata_version.max(metadata_version);
     }
 

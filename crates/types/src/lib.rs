@@ -20,6 +20,7 @@
 //! | [`compression`] | the codecs of a record batch, with bounded decompression |
 //! | [`batch`] | Kafka's record batch v2: check, read, build, patch |
 //! | [`partitioner`] | the partition that a key belongs to |
+//! | [`planted`] | bugs that are planted to see whether tests find them |
 
 pub mod batch;
 pub mod compression;
@@ -30,6 +31,7 @@ pub mod limits;
 pub mod log;
 pub mod names;
 pub mod partitioner;
+pub mod planted;
 pub mod queue_config;
 pub mod reason;
 pub mod rejection;

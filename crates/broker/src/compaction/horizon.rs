@@ -12,6 +12,7 @@ use futures::future::join_all;
 use jangada_log::{PartitionCommand, PartitionState};
 use jangada_proto::internal::{CleanedPartition, CleanedSinceRequest, CleanedSinceResponse, WantedCleaned};
 use jangada_replication::{Registry, transport};
+use jangada_types::planted::{self, Bug};
 use jangada_types::{BrokerId, GroupId, Incarnation, Offset, ReplicaId};
 
 use super::status::id_of;
@@ -83,6 +84,10 @@ impl Compactor {
         let since = |member: ReplicaId| answers.get(&(group, member)).copied().unwrap_or(Offset(0));
         let Some(upto) = members(partition).into_iter().map(since).min() else {
             return;
+        };
+        let upto = match planted::is(Bug::TombstoneBeforeItsValue) {
+            true => own_since,
+            false => upto,
         };
         let lag = (own_since.get() - upto.get()).max(0).unsigned_abs();
         self.cleaner.status.set_horizon_lag(&partition.hosted, lag);

@@ -13,6 +13,7 @@ use jangada_log::{
 use jangada_queue::Marks;
 use jangada_types::batch::{self, TimestampType};
 use jangada_types::limits::DECOMPRESSED_BYTES_MAX;
+use jangada_types::planted::{self, Bug};
 use jangada_types::{BatchError, BatchHeader, Codec, Offset, Reason, RecordTimes, TopicConfig};
 use tokio::time::Instant;
 
@@ -224,7 +225,11 @@ impl Partition {
             let guard = self.key_index.held().await;
             match guard.as_ref() {
                 None if expected.key_offset.is_some() => return Err(self.no_key_index()),
-                Some(index) if expected.key_offset.is_some() && !index.is_barrier_applied() => {
+                Some(index)
+                    if expected.key_offset.is_some()
+                        && !index.is_barrier_applied()
+                        && !planted::is(Bug::KeysBeforeBarrier) =>
+                {
                     let index = index.clone();
                     drop(guard);
                     self.settle_keys(&index).await?;

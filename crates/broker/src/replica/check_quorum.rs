@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jangada_replication::{Group, GroupStatus};
+use jangada_types::planted::{self, Bug};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -122,7 +123,7 @@ impl CheckQuorum {
             seen.refused_at = None;
             self.is_refusing.store(false, Ordering::Relaxed);
         }
-        sample.now - seen.heard_at > self.timeout
+        sample.now - seen.heard_at > self.timeout && !planted::is(Bug::CutOffLeaderAnswers)
     }
 }
 

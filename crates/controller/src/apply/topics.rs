@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use jangada_types::planted::{self, Bug};
 use jangada_types::{GroupId, Reason, Rejection, ReplicaId, TopicId};
 
 use crate::command::CommandKind;
@@ -181,6 +182,12 @@ impl Image {
             .remove(&id)
             .expect("the topic was found before");
         Arc::make_mut(&mut self.topics_by_name).remove(&topic.name);
+        if planted::is(Bug::GroupIdReused) {
+            let last = topic.partitions.iter().map(|partition| partition.group.get()).max();
+            self.next_group_id = last
+                .filter(|last| last + 1 == self.next_group_id)
+                .unwrap_or(self.next_group_id);
+        }
         Arc::make_mut(&mut self.runs).retain(|_, run| run.topic != id);
         Arc::make_mut(&mut self.tombstones).extend(topic.partitions.iter().map(|partition| {
             let owing: BTreeSet<ReplicaId> = partition.replicas.iter().chain(&partition.leaving).copied().collect();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use jangada_types::Rejection;
+use jangada_types::planted::{self, Bug};
 
 use crate::image::{Epoch, Group, Image};
 use crate::offset_commit::OffsetCommit;
@@ -85,7 +86,7 @@ impl Image {
         };
         group.bytes.offsets -= size::pending(&pending);
         let count = pending.offsets.len();
-        if is_commit {
+        if is_commit || planted::is(Bug::AbortedOffsetsCommitted) {
             group.stay_from(at_ms);
             for (partition, staged) in pending.offsets {
                 let committed = Committed {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use jangada_types::frame::{CodecError, frame, malformed, message, topic_id, unframe_plain};
+use jangada_types::planted::{self, Bug};
 use jangada_types::replicated::Wire;
 use jangada_types::{LeaderEpoch, Offset, ProducerId, TopicId};
 use prost::Message as _;
@@ -359,7 +360,10 @@ fn group_from_wire(wire: WireGroup) -> Result<(Arc<str>, Group), CodecError> {
 
 fn group_to_wire(name: &str, group: &Group) -> WireGroup {
     let mut topics: Vec<WireTopic> = group.topics.to_form();
-    let mut offsets = offsets_to_wire(&group.offsets);
+    let mut offsets = match planted::is(Bug::OffsetsLostInSnapshot) && group.members.is_empty() {
+        true => Vec::new(),
+        false => offsets_to_wire(&group.offsets),
+    };
     let pending = group.pending.iter();
     let mut pending: Vec<_> = pending
         .map(|(producer, pending)| pending_to_wire(*producer, pending))

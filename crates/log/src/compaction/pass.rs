@@ -19,6 +19,7 @@ use bytes::Bytes;
 use jangada_machine::{EncodedCommand, Machine};
 use jangada_types::batch::{self, BatchHeader, KeyedRecord, Thinned};
 use jangada_types::limits::{BATCH_BYTES_MAX, DECOMPRESSED_BYTES_MAX};
+use jangada_types::planted::{self, Bug};
 use jangada_types::{BatchError, CodecError, LogPosition, Offset, ProducerId, RowChange};
 
 use super::key_map::KeyMap;
@@ -200,13 +201,18 @@ impl Pass {
         let header = BatchHeader::parse(batch)?;
         self.tally.read_bytes += batch.len() as u64;
         // The key of a marker is the same for all of them.
-        if header.attributes.is_control() || self.is_aborted(&header, base) {
+        let is_aborted = self.is_aborted(&header, base) && !planted::is(Bug::AbortedSupersedes);
+        if header.attributes.is_control() || is_aborted {
             return Ok(true);
         }
         let mut keys = Vec::new();
         batch::each_keyed(batch, DECOMPRESSED_BYTES_MAX, |record| {
             let offset = offset_of(base, record);
-            if let Some(key) = record.key.filter(|_| offset >= from && offset < self.upto) {
+            let supersedes = !record.is_tombstone || !planted::is(Bug::TombstoneSupersedesNothing);
+            if let Some(key) = record
+                .key
+                .filter(|_| offset >= from && offset < self.upto && supersedes)
+            {
                 keys.push((self.map.hash(key), offset));
             }
             ControlFlow::Continue(())
@@ -242,6 +248,9 @@ impl Pass {
         let Some(key) = record.key else { return false };
         let is_newest = self.map.get(key).is_none_or(|last| last <= offset);
         if is_newest && record.is_tombstone {
+            if planted::is(Bug::TombstoneLost) {
+                return false;
+            }
             return self.waits_for_horizon(offset);
         }
         is_newest
@@ -354,7 +363,7 @@ impl Pass {
         header: &BatchHeader,
         command: PartitionCommand,
     ) -> Option<EncodedCommand> {
-        let has_records = self.with_records.remove(&header.producer_id);
+        let has_records = self.with_records.remove(&header.producer_id) && !planted::is(Bug::MarkerBeforeItsRecords);
         if has_records || row.last_offset >= self.upto || self.waits_for_horizon(row.last_offset) {
             return None;
         }

@@ -1,6 +1,7 @@
 //! Whether a pass is due, and how far it may go.
 
 use jangada_types::Offset;
+use jangada_types::planted::{self, Bug};
 
 /// What bounds a pass, each as the first offset that it must leave alone. There is one minimum of all of them, so that none is forgotten
 /// where another is looked at (redpanda issues 6541 and 19931, KAFKA-9826).
@@ -28,6 +29,10 @@ impl Ceilings {
             young,
             key_index,
         } = *self;
+        let last_stable = match planted::is(Bug::CompactionPastStable) {
+            true => newest_batch,
+            false => last_stable,
+        };
         let lowest = newest_batch.min(last_stable).min(saved).min(young);
         key_index.map_or(lowest, |reached| lowest.min(reached))
     }

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::{Buf, BufMut, BytesMut};
 use jangada_machine::RestoreError;
 use jangada_types::limits::{PRODUCER_BATCHES_IN_FLIGHT_MAX, PRODUCERS_PER_PARTITION_MAX};
+use jangada_types::planted::{self, Bug};
 use jangada_types::{BatchHeader, Offset, ProducerEpoch, ProducerId, Sequence};
 
 pub(crate) use self::transactions::Ending;
@@ -161,6 +162,11 @@ impl Producers {
 
     /// Forgets the most silent producers until there is room for one more. A table that an earlier build wrote may hold more.
     fn make_room(&mut self) {
+        if planted::is(Bug::OpenProducerEvicted)
+            && let Some((_, id)) = self.open_from.pop_first()
+        {
+            self.by_id.remove(&id);
+        }
         while self.by_id.len() >= PRODUCERS_PER_PARTITION_MAX {
             let silent = self.by_last_offset.pop_first();
             let (_, id) = silent.expect("a producer that is not known is refused while all have open transactions");
@@ -261,6 +267,9 @@ fn judge_sequence(producer: Option<&Producer>, header: &BatchHeader) -> Verdict 
         };
     };
     if header.producer_epoch < producer.epoch {
+        if planted::is(Bug::ZombieProducer) && producer.open.is_none() {
+            return Verdict::Append;
+        }
         return fenced(producer.epoch);
     }
     let last = match producer.batches.back() {
@@ -270,6 +279,9 @@ fn judge_sequence(producer: Option<&Producer>, header: &BatchHeader) -> Verdict 
     };
     let same = |b: &&Appended| b.base_sequence == header.base_sequence && b.last_sequence == header.last_sequence();
     if let Some(batch) = producer.batches.iter().find(same) {
+        if planted::is(Bug::RetryAppendedAgain) && producer.open.is_none() {
+            return Verdict::Append;
+        }
         return Verdict::Duplicate {
             base_offset: batch.base_offset,
             last_offset: batch.last_offset,
@@ -281,6 +293,8 @@ fn judge_sequence(producer: Option<&Producer>, header: &BatchHeader) -> Verdict 
     }
     if is_before(header.base_sequence, expected) {
         TOO_OLD
+    } else if planted::is(Bug::SequenceGapTaken) && producer.open.is_none() {
+        Verdict::Append
     } else {
         out_of_order(expected)
     }

@@ -8,6 +8,7 @@ use jangada_machine::RestoreError;
 use jangada_queue::{TransactionId, Transactions};
 use jangada_types::batch::EndMarker;
 use jangada_types::limits::PRODUCERS_PER_PARTITION_MAX;
+use jangada_types::planted::{self, Bug};
 use jangada_types::{BatchHeader, Offset, ProducerEpoch, ProducerId};
 
 use super::{Producer, Producers};
@@ -110,6 +111,7 @@ impl Producers {
         };
         match producer.open {
             None => Ending::OfNone,
+            Some(open) if planted::is(Bug::MarkerWithoutSequence) => Ending::Of(open.first),
             Some(open) if open.seq > marker.seq => Ending::OfNone,
             // The coordinator ends one after the other, so that one was forgotten here, and is to be aborted first.
             Some(open) if open.seq < marker.seq => Ending::Refused(Refusal::TransactionOpen { seq: open.seq }),
@@ -170,8 +172,9 @@ impl Producers {
                 out.put_i64(open.since_ms);
             }
         }
-        count(out, &|producer| producer.ended_seq > 0);
-        for (id, producer) in self.by_id.iter().filter(|(_, producer)| producer.ended_seq > 0) {
+        let has_ended = |producer: &Producer| producer.ended_seq > 0 && !planted::is(Bug::EndedSequenceLost);
+        count(out, &has_ended);
+        for (id, producer) in self.by_id.iter().filter(|(_, producer)| has_ended(producer)) {
             out.put_i64(id.get());
             out.put_u64(producer.ended_seq);
         }

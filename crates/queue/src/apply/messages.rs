@@ -11,6 +11,8 @@
 //!    +---------------------------- Redrive ---------------------+
 //! ```
 
+use jangada_types::planted::{self, Bug};
+
 use crate::ids::{AttemptId, LeaseId, SessionId};
 use crate::limits::SPAN_MAX;
 use crate::reply::SectionRefused;
@@ -64,6 +66,7 @@ impl Slot {
                 MessageState::Held(held) => match held.state {
                     HeldState::Waiting => (held.failures, held.deliveries, held.reason),
                     // The lease ran out: only then the leader grants it again.
+                    HeldState::Leased if planted::is(Bug::AttemptsForgotten) => (0, 0, None),
                     HeldState::Leased => (held.failures.saturating_add(1), held.deliveries, held.reason),
                     HeldState::Dead | HeldState::Moving | HeldState::Staged => return false,
                 },

@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 
 use jangada_types::ProducerId;
+use jangada_types::planted::{self, Bug};
 
 use crate::command::Section;
 use crate::ids::{SlotId, TransactionId};
@@ -204,7 +205,8 @@ impl Slots {
                 slot.raise_floor();
             });
         }
-        let void = if end.commit { Vec::new() } else { runs };
+        let stays = end.commit || planted::is(Bug::AbortedMessagesStay);
+        let void = if stays { Vec::new() } else { runs };
         let marker = end.marker.map(|offset| Run {
             first: offset,
             last: offset,
@@ -251,7 +253,7 @@ impl Slot {
             key: held.key,
             lane: held.lane,
         };
-        if end.commit {
+        if end.commit || planted::is(Bug::AbortedAckCounts) {
             self.finish(offset, DoneCause::Acked);
         } else {
             self.give_back(offset, held, end.now_ms, false);

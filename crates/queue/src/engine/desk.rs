@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use jangada_machine::Now;
+use jangada_types::planted::{self, Bug};
 
 use crate::engine::ahead::MarksAhead;
 use crate::engine::breaker::Breaker;
@@ -246,7 +247,8 @@ impl Desk {
                 // Nobody has it, and it may come back.
                 HeldState::Staged => true,
             };
-            if keeps_busy && self.policy.is_keyed() && held.key != 0 {
+            let is_known = held.state != HeldState::Leased || !planted::is(Bug::KeyFreeAtFailover);
+            if keeps_busy && is_known && self.policy.is_keyed() && held.key != 0 {
                 self.keys.take(held.key, slot.origin(offset));
             }
         }

@@ -12,6 +12,8 @@
 //! there is nothing that a later one could be a duplicate of. If the target has forgotten the producer, the batch goes again under
 //! another id, and may be there twice.
 
+use jangada_types::planted::{self, Bug};
+
 use crate::command::Section;
 use crate::engine::desk::{Desk, Ready};
 use crate::engine::forwarder::{Batch, Forwarder, SEQUENCE_MAX, Stage};
@@ -61,6 +63,7 @@ impl Desk {
         let forwarding = slot.forwarding();
         match (self.forwarder.stage, forwarding) {
             // Of the leader before, or of a slot that began anew.
+            (Stage::Idle, Some(_)) if planted::is(Bug::LettersSentAnew) => self.forwarder.stage = Stage::Forgotten,
             (Stage::Idle, Some(_)) => {
                 self.forwarder.stage = Stage::Ready;
                 self.forwarder.sent.is_unsure = true;

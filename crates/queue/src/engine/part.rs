@@ -4,8 +4,8 @@ use crate::command::Section;
 use crate::engine::acts::{Act, Change};
 use crate::engine::consumers::Waiter;
 use crate::engine::desk::Ready;
-use crate::engine::io::RequestId;
-use crate::ids::{AttemptId, SessionId, SlotId};
+use crate::engine::io::{Answer, Delivered, Output, RequestId};
+use crate::ids::{AttemptId, LeaseId, SessionId, SlotId};
 use crate::runs::Runs;
 
 /// What a section of a command under way is about.
@@ -30,4 +30,22 @@ pub(super) struct Grant {
     pub attempt: AttemptId,
     pub lease_ms: u64,
     pub messages: Vec<Ready>,
+}
+
+impl Grant {
+    /// The answer to a receive as if this were applied, with a lease that no message has.
+    pub(super) fn unapplied(&self) -> Option<Output> {
+        let Waiter::Once(request) = self.waiter else {
+            return None;
+        };
+        let messages = self.messages.iter().map(|ready| Delivered {
+            offset: ready.offset,
+            lease: LeaseId::NONE,
+            failures: 0,
+            deliveries: 1,
+            lease_left_ms: self.lease_ms,
+        });
+        let answer = Answer::Received(messages.collect());
+        Some(Output::Answer { request, answer })
+    }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jangada_machine::Now;
+use jangada_types::planted::{self, Bug};
 
 use crate::command::{QueueOps, Section};
 use crate::engine::acts::{ACT_BYTES, ACTS_MAX, Act, Change, grouped};
@@ -187,6 +188,9 @@ impl Engine {
                 let (grants, pauses) = desk.grants(&view, &mut room, &mut self.acts);
                 self.is_walking |= pauses;
                 for grant in grants {
+                    if planted::is(Bug::LeaseBeforeApplied) {
+                        out.extend(grant.unapplied());
+                    }
                     sections.push(grant.section());
                     parts.push(Part::Grant(grant));
                 }

@@ -1,5 +1,7 @@
 //! Settling: what a consumer says of the messages that it has.
 
+use jangada_types::planted::{self, Bug};
+
 use crate::engine::acts::{Act, Change};
 use crate::engine::desk::Desk;
 use crate::engine::io::{Answer, Output, ReadId, RequestId, RowsWanted, SettleItem, Settled, Settlement};
@@ -42,6 +44,12 @@ fn change_of(policy: &Policy, settlement: Settlement, held: &Held, offset: u64) 
         Settlement::Extend { lease_ms } => (Change::Extend { duration_ms: lease_ms }, 0),
         Settlement::AckIn { transaction } => (Change::Stage(transaction), 0),
     }
+}
+
+/// Whether what is to be settled is what its message is out with.
+fn names_lease(held: &Held, item: &SettleItem) -> bool {
+    let settles_any = planted::is(Bug::SettleWithoutLease) || planted::is(Bug::LeaseBeforeApplied);
+    held.lease == item.lease || settles_any
 }
 
 impl Engine {
@@ -97,18 +105,22 @@ impl Engine {
                 out.push(Output::Read { read, wanted });
             }
             MessageState::Done => self.settled(request, place, Settled::AlreadySettled, out),
-            MessageState::Held(held) if held.state == HeldState::Leased && held.lease == item.lease => {
+            MessageState::Held(held) if held.state == HeldState::Leased && names_lease(held, &item) => {
                 let (change, delay_ms) = change_of(&desk.policy, item.settlement, held, offset);
                 let ready = Desk::ready_of(slot, offset, Some(held));
                 desk.busy.insert(offset);
                 desk.withhold(&ready);
+                let is_answered = planted::is(Bug::SettleBeforeApplied);
                 self.acts.push(Act {
                     slot: id,
                     ready,
                     change,
                     delay_ms,
-                    waits: Some((request, place)),
+                    waits: Some((request, place)).filter(|_| !is_answered),
                 });
+                if is_answered {
+                    self.settled(request, place, Settled::Done, out);
+                }
             }
             MessageState::Held(held) if held.state == HeldState::Staged => {
                 let settled = of_staged(slots, id, offset, held, &item);

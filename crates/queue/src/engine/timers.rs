@@ -3,6 +3,7 @@
 //! Only those behind the cursor are here: what lies before it is looked at when the cursor comes. Held: every message behind the cursor
 //! that is not due is in `window`, or its key is above `horizon`.
 
+use jangada_types::planted::{self, Bug};
 use std::collections::BTreeMap;
 
 use crate::limits::TIMER_WINDOW;
@@ -106,6 +107,11 @@ impl Timers {
 
     /// The next message that is due.
     pub(super) fn pop_due(&mut self, wall_ms: u64) -> Option<(u64, Due)> {
+        let wall_ms = if planted::is(Bug::DelayedGoesEarly) {
+            wall_ms + 1_000
+        } else {
+            wall_ms
+        };
         let first = self.window.first_entry().filter(|first| first.key().0 <= wall_ms)?;
         let ((_, offset), due) = first.remove_entry();
         self.count = self.count.saturating_sub(1);

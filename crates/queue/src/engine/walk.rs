@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 
 use jangada_machine::Now;
+use jangada_types::planted::{self, Bug};
 
 use crate::command::Mark;
 use crate::engine::desk::{Desk, Ready};
@@ -45,7 +46,11 @@ impl<'a> View<'a> {
             slot,
             slots,
             end,
-            stable: slots.stable(end),
+            stable: if planted::is(Bug::UndecidedHandedOut) {
+                end
+            } else {
+                slots.stable(end)
+            },
             now,
             wall_ms,
         }

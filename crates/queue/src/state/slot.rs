@@ -9,6 +9,8 @@
 //!
 //! Every offset from floor to end is exactly one of: done, held, free. The floor is not done.
 
+use jangada_types::planted::{self, Bug};
+
 use super::aliases::Aliases;
 use super::blocks::{Blocks, Timed};
 use super::done::DoneSet;
@@ -169,6 +171,11 @@ impl Slot {
     /// The state of one message, where nothing from `stable` on is decided: what is free there is not there yet. What was carried there was
     /// decided before; where the slot keeps no order that is not known of it, and it waits, too.
     pub(crate) fn decided_state(&self, offset: u64, (stable, next): (u64, u64)) -> MessageState<'_> {
+        let stable = if planted::is(Bug::UndecidedHandedOut) {
+            next
+        } else {
+            stable
+        };
         match self.state(offset, next) {
             MessageState::Free if offset >= stable && self.carried(offset).is_none() => MessageState::Beyond,
             state => state,
@@ -261,8 +268,20 @@ impl Slot {
         self.settled[index_of(cause)] += 1;
     }
 
+    /// What is dead at the floor counts as done.
+    fn finish_dead_at_floor(&mut self) {
+        let mut at = self.done.next_gap(self.floor);
+        while self.held.get(at).is_some_and(|held| held.state == HeldState::Dead) {
+            self.finish(at, DoneCause::Purged);
+            at = self.done.next_gap(at);
+        }
+    }
+
     /// Moves the floor over what is done. To be called after [`Slot::finish`].
     pub(crate) fn raise_floor(&mut self) {
+        if planted::is(Bug::FloorPassesDead) {
+            self.finish_dead_at_floor();
+        }
         let floor = self.done.next_gap(self.floor);
         if floor > self.floor {
             self.floor = floor;
@@ -359,6 +378,9 @@ impl Slot {
     pub(crate) fn carry(&mut self, old: u64, new: u64, mark: &Mark) {
         let origin = self.origins.get(old).copied();
         // Neither the counts nor its lease change.
+        if planted::is(Bug::CarryFreesLeased) {
+            self.unhold(old);
+        }
         let held = self.held.remove(old);
         self.finish(old, DoneCause::Carried);
         if let Some(held) = held {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jangada_types::planted::{self, Bug};
 use jangada_types::{LogPosition, Offset};
 
 use super::held::{DoneCause, SlotKind};
@@ -114,14 +115,14 @@ impl Slots {
     /// The lowest floor of the slots that let the log be cut: below it no queue needs a record. None: no slot does.
     pub fn floor(&self) -> Option<u64> {
         let cuts = self.slots.values().filter(|slot| slot.kind != SlotKind::Group);
-        cuts.map(Slot::floor).min()
+        cuts.map(needed_from).min()
     }
 
     /// The offset that the log must not begin above, whatever its retention says: the floor of the queue whose own it is. None: there is
     /// no such queue.
     pub fn kept_from(&self) -> Option<u64> {
         let keeps = self.slots.values().filter(|slot| slot.kind == SlotKind::Owned);
-        keeps.map(Slot::floor).min()
+        keeps.map(needed_from).min()
     }
 
     /// The log begins at this offset from now on. What a slot had not done below it is lost, and counted as that.
@@ -144,5 +145,13 @@ impl Slots {
         let changed = change(slot);
         self.bytes = self.bytes + slot.state_bytes() - before;
         Some(changed)
+    }
+}
+
+/// The first record that a slot needs.
+fn needed_from(slot: &Slot) -> u64 {
+    match planted::is(Bug::LogStartPassesLeased) {
+        true => slot.next_free(slot.floor(), u32::MAX).0,
+        false => slot.floor(),
     }
 }

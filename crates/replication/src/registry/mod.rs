@@ -13,6 +13,7 @@ use jangada_env::{Blocking, Env};
 use jangada_proto::internal::GroupLeader;
 use jangada_storage::{LatencyHistogram, Op, Starts, StateKind, Store, StoreError};
 use jangada_types::limits::{SNAPSHOT_INFLIGHT_BYTES_MAX, STATE_ROW_BYTES_MAX};
+use jangada_types::planted::{self, Bug};
 use jangada_types::{BrokerId, GroupId, Incarnation, ReplicaId};
 use openraft::Config;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -470,7 +471,8 @@ async fn observe(
                 term,
                 leader: metrics.current_leader,
                 leading,
-                ready: leading && *applied_term.borrow_and_update() == term,
+                ready: leading
+                    && (*applied_term.borrow_and_update() == term || planted::is(Bug::StaleReadAfterTransfer)),
                 stopped: false,
             }
         };

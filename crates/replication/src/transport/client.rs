@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt, TryFutureExt, stream};
 use jangada_proto::internal::message::Body;
+use jangada_types::planted::{self, Bug};
 use jangada_types::{GroupId, ReplicaId};
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::error::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
@@ -273,6 +274,16 @@ impl Network {
     }
 }
 
+/// What a candidate says of its log: what it has.
+fn as_claimed(mut request: VoteRequest<TypeConfig>) -> VoteRequest<TypeConfig> {
+    if planted::is(Bug::TruncationBelowCommit)
+        && let Some(last) = &mut request.last_log_id
+    {
+        last.index += 1_000;
+    }
+    request
+}
+
 impl RaftNetworkV2<TypeConfig> for Network {
     type SnapshotData = SnapshotData;
 
@@ -317,6 +328,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
         request: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let request = as_claimed(request);
         match self
             .call(Body::Vote(wire::vote_request_to(&request)), option.hard_ttl())
             .await?
@@ -331,6 +343,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
         request: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let request = as_claimed(request);
         match self
             .call(Body::PreVote(wire::vote_request_to(&request)), option.hard_ttl())
             .await?

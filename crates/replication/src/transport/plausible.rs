@@ -15,6 +15,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use jangada_types::planted::{self, Bug};
 use jangada_types::{BrokerId, ReplicaId};
 use openraft::EntryPayload;
 use openraft::entry::RaftEntry;
@@ -328,7 +329,7 @@ impl Judge<'_> {
             std::cmp::Ordering::Equal => id.leader_id.term != term,
             std::cmp::Ordering::Greater => id.leader_id.term < term,
         };
-        match is_against {
+        match is_against && !planted::is(Bug::TruncationBelowCommit) {
             true => refuse(Cause::Log, format!("entry {id}, and {committed} is committed")),
             false => Ok(()),
         }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jangada_types::GroupId;
+use jangada_types::planted::{self, Bug};
 
 use crate::image::{TransactionState, TransactionalId};
 use crate::producer::Producer;
@@ -184,7 +185,7 @@ impl Outbox {
         };
         let is_done = match delivery {
             Delivery::Done => true,
-            Delivery::Failed => false,
+            Delivery::Failed => planted::is(Bug::MarkerGivenUp),
             Delivery::NotFound { metadata_version } => *metadata_version >= ending.metadata_version,
         };
         self.due.remove(&(attempt.due_ms, Arc::clone(id), target.clone()));

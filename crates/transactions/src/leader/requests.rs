@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use jangada_machine::Now;
+use jangada_types::planted::{self, Bug};
 use jangada_types::{GroupId, Reason, Rejection};
 
 use super::request::{Answer, EndRequest, InitRequest, JoinKind, JoinRequest};
@@ -159,7 +160,8 @@ impl Leader {
     /// Whether the next transaction may begin though the last one is not complete: all its markers are written, and the command by which
     /// the next begins completes it.
     pub(super) fn begins_at_once(&self, id: &str, row: &TransactionalId) -> bool {
-        self.config.begins_at_once && row.state.is_prepare() && self.outbox.is_written(id, row.seq)
+        let is_written = self.outbox.is_written(id, row.seq) || planted::is(Bug::BeginBeforeWritten);
+        self.config.begins_at_once && row.state.is_prepare() && is_written
     }
 
     /// The transaction is ended, or was by an earlier copy of the request. `decided_for` is the transaction that the request was decided
@@ -263,7 +265,7 @@ fn answer_again(
     outcome: Outcome,
     request: &EndRequest,
 ) -> Result<Decision, Rejection> {
-    if outcome.is_commit() != request.commit {
+    if outcome.is_commit() != request.commit && !(request.commit && planted::is(Bug::AbortTakenForCommit)) {
         return Err(match outcome.is_by_producer() {
             true => rules::invalid_state(id, row, "the transaction has ended in the other direction"),
             false => rules::timed_out(id, outcome),
