@@ -357,8 +357,14 @@ impl PartitionState {
                 return (reply, None);
             }
         };
+        let stable_before = self.last_stable_offset();
         let row = self.place(at, incoming);
         self.producers.close(marker, row.base_offset);
+        assert!(
+            first < row.base_offset && stable_before <= self.last_stable_offset(),
+            "the marker at index {} ends what begins at {first}, and the last stable offset was {stable_before}",
+            at.index
+        );
         let aborted = (!marker.end.commit).then(|| AbortedTransaction {
             producer_id: marker.end.producer_id,
             first,
@@ -417,6 +423,10 @@ impl PartitionState {
         }
         self.log_start = to;
         self.slots.cut_off(to);
+        assert!(
+            self.queue_floor().is_none_or(|floor| floor >= to),
+            "the log starts at {to}, above the floor of a queue"
+        );
         self.retained_bytes = self.retained_bytes.saturating_sub(dropped_bytes);
         PartitionReply::LogStart(to)
     }
@@ -551,6 +561,7 @@ impl Machine for PartitionState {
             && state.log_start >= Offset(0)
             && state.log_start <= state.next_offset
             && state.last_stable_offset() <= state.next_offset
+            && state.producers.are_below(state.next_offset)
             && state.next_offset <= OFFSET_MAX;
         if !is_sound {
             return Err(RestoreError("a partition's state is damaged".into()));

@@ -220,12 +220,20 @@ impl Host {
     }
 
     /// Refuses an entry that does not follow the last one that was applied.
-    fn check_next(&self, index: u64) -> io::Result<()> {
+    fn check_next(&self, id: LogId) -> io::Result<()> {
         #[cfg(test)]
         if self.may_skip {
             return Ok(());
         }
-        damage::check_next(&**self.log.store(), self.log.group(), self.last_applied, index)
+        damage::check_next(&**self.log.store(), self.log.group(), self.last_applied, id.index)?;
+        // What peers send was held against it, and what lies on the disk has checksums.
+        assert!(
+            self.last_applied.is_none_or(|last| last.leader_id.term <= id.leader_id.term),
+            "group {}: entry {id} is applied behind {:?}",
+            self.log.group(),
+            self.last_applied,
+        );
+        Ok(())
     }
 
     /// The chunks of this replica's states.
@@ -371,6 +379,14 @@ impl Host {
             });
             let chunks = state.chunks().cloned();
             chunks.iter().for_each(|chunks| chunks.keep());
+            assert!(
+                points
+                    .checkpoints
+                    .back()
+                    .is_none_or(|last| last.index <= id.index && last.position <= position),
+                "group {}: a checkpoint at {id}, position {position}, comes behind a later one",
+                self.log.group(),
+            );
             points.checkpoints.push_back(Checkpoint {
                 index: id.index,
                 position,
@@ -422,7 +438,7 @@ impl RaftStateMachine<TypeConfig> for Host {
         let mut unflushed = 0;
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
-            self.check_next(entry.log_id.index)?;
+            self.check_next(entry.log_id)?;
             let reply = self.apply_entry(entry, responder.is_some());
             if let Some(responder) = responder {
                 replies.push((responder, reply));

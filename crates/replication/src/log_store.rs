@@ -409,6 +409,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        let before = *self.shared.vote.lock();
+        assert!(
+            before.is_none_or(|before| before.leader_id.term <= vote.leader_id.term),
+            "group {}: a vote of {before:?} is followed by {vote:?}",
+            self.group,
+        );
         let value = codec::encode_vote(vote);
         let ops = vec![Op::PutState {
             kind: StateKind::VOTE,

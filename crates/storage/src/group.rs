@@ -219,6 +219,14 @@ impl GroupState {
                 entry.index,
                 self.bounds.last,
             );
+            assert!(
+                self.bounds.last.is_none_or(|last| last.term <= entry.term),
+                "group {}: entry {} of term {} appended after {:?}",
+                self.id,
+                entry.index,
+                entry.term,
+                self.bounds.last,
+            );
             self.first.get_or_insert(entry.index);
             self.bounds.last = Some(LogPosition {
                 term: entry.term,

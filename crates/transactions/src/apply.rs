@@ -187,6 +187,7 @@ impl TransactionalId {
             // Nobody has that one: it is its holder before who asks.
             false => self.previous,
         };
+        assert!(next.follows(self.producer), "{next} takes over from {}", self.producer);
         self.producer = next;
         self.timeout_ms = timeout_ms;
         self.state = TransactionState::Empty;
@@ -198,6 +199,7 @@ impl TransactionalId {
         if self.state == TransactionState::Ongoing {
             return;
         }
+        assert!(self.state.is_idle() && seq >= self.seq, "{seq} begins after {}", self.seq);
         self.state = TransactionState::Ongoing;
         self.seq = seq;
         self.started_ms = at_ms;

@@ -84,6 +84,10 @@ impl Partition {
                 break;
             }
         }
+        assert!(
+            offset <= next_offset && next_offset <= end,
+            "a read from {offset} goes on at {next_offset}, beyond {end}"
+        );
         self.shared.metrics.fetched(&self.traffic, batches.len());
         Ok(Fetched {
             batches,

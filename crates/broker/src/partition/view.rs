@@ -249,11 +249,19 @@ impl Publisher for PartitionPublisher {
         };
         let (log_start, ends, retained_bytes, has_slots, horizon) = self.driven.publish(shown);
         self.view.clean_horizon.store(horizon.get(), Ordering::Release);
-        self.view.log_start.store(log_start.get(), Ordering::Release);
+        let start_before = self.view.log_start.swap(log_start.get(), Ordering::AcqRel);
+        assert!(
+            start_before <= log_start.get() && log_start <= ends.last_stable && ends.last_stable <= ends.high_watermark,
+            "log start {log_start} after {start_before}, with {ends:?}"
+        );
         self.view.retained_bytes.store(retained_bytes, Ordering::Relaxed);
         self.view
             .ends
-            .send_if_modified(|known| std::mem::replace(known, ends) != ends);
+            .send_if_modified(|known| {
+                let is_behind = known.high_watermark <= ends.high_watermark && known.last_stable <= ends.last_stable;
+                assert!(is_behind, "{known:?} is followed by {ends:?}");
+                std::mem::replace(known, ends) != ends
+            });
         self.view.desk.published(has_slots);
     }
 

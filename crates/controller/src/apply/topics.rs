@@ -78,8 +78,12 @@ impl Image {
         };
         let first_group = topic.first_group();
         Arc::make_mut(&mut self.runs).extend(topic.runs());
-        Arc::make_mut(&mut self.topics).insert(id, Arc::new(topic));
-        Arc::make_mut(&mut self.topics_by_name).insert(name, id);
+        let before = Arc::make_mut(&mut self.topics).insert(id, Arc::new(topic));
+        let other = Arc::make_mut(&mut self.topics_by_name).insert(name, id);
+        assert!(
+            before.is_none() && other.is_none(),
+            "topic {id} takes the place of another one"
+        );
         Ok(Reply::TopicCreated {
             topic_id: id,
             first_group,

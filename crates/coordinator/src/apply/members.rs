@@ -92,7 +92,8 @@ impl Image {
             };
             group.bytes -= size::member(id, &member);
             for holding in &member.holdings {
-                group.held.remove(&holding.partition);
+                let was_held = group.held.remove(&holding.partition);
+                assert!(was_held, "member {id:?} has what was held by nobody");
             }
         }
         let removed = before - group.members.len();

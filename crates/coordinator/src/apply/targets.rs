@@ -88,15 +88,19 @@ impl Image {
         let index = self.version;
         let group = self.group_mut(name)?;
         let member = group.members.get_mut(id).ok_or_else(|| rules::changed(name))?;
+        let known = |of| format!("member {id:?} of group {name:?}: {of}");
         for holding in &member.holdings {
-            group.held.remove(&holding.partition);
+            let was_held = group.held.remove(&holding.partition);
+            assert!(was_held, "{}", known("what it has was held by nobody"));
         }
         group.bytes.others -= size::holdings(&member.holdings);
         member.take(index, step);
         group.bytes.others += size::holdings(&member.holdings);
-        group
-            .held
-            .extend(member.holdings.iter().map(|holding| holding.partition));
+        for holding in &member.holdings {
+            let is_free = group.held.insert(holding.partition);
+            assert!(is_free, "{}", known("another member holds what it takes"));
+        }
+        assert!(member.epoch <= group.assignment_epoch, "{}", known("its epoch is ahead"));
         Ok(1)
     }
 }
@@ -208,6 +212,7 @@ impl Member {
             })
             .collect();
         self.holdings = holdings;
+        assert!(self.epoch <= step.epoch, "epoch {} is followed by {}", self.epoch, step.epoch);
         if self.epoch != step.epoch {
             self.previous_epoch = self.epoch;
             self.epoch = step.epoch;

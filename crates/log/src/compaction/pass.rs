@@ -367,6 +367,12 @@ impl Pass {
         if has_records || row.last_offset >= self.upto || self.waits_for_horizon(row.last_offset) {
             return None;
         }
+        assert!(
+            row.last_offset < self.horizon.min(self.upto),
+            "the marker at {} goes, and the horizon is {}",
+            row.last_offset,
+            self.horizon
+        );
         let emptied = self.emptied(header, command)?;
         self.writes
             .rows

@@ -144,6 +144,11 @@ impl Producers {
                 ..fresh()
             };
         }
+        let last = producer.batches.back();
+        assert!(
+            last.is_none_or(|last| last.last_offset < base_offset),
+            "producer {id} has a batch at {last:?}, and one at {base_offset}"
+        );
         producer.last_append_ms = producer.last_append_ms.max(now_ms);
         producer.last_offset = last_offset;
         if producer.batches.len() == PRODUCER_BATCHES_IN_FLIGHT_MAX {
@@ -231,6 +236,17 @@ impl Producers {
         }
         producers.index()?;
         Ok(producers)
+    }
+
+    /// Whether all batches of each producer lie below an offset, in their order, and so do the beginnings of open transactions.
+    pub fn are_below(&self, end: Offset) -> bool {
+        let is_sound = |producer: &Producer| {
+            let batches = producer.batches.iter();
+            batches.is_sorted_by(|a, b| a.last_offset < b.base_offset)
+                && producer.batches.back().is_none_or(|last| last.last_offset < end)
+                && producer.open.is_none_or(|open| open.first < end)
+        };
+        self.by_id.values().all(is_sound)
     }
 
     /// Orders the producers of a table that was read.

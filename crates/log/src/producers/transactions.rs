@@ -100,7 +100,8 @@ impl Producers {
         if producer.open.is_none() {
             producer.open = Some(OpenTransaction { first, seq, since_ms });
             self.by_last_offset.remove(&(producer.last_offset, id));
-            self.open_from.insert(first, id);
+            let before = self.open_from.insert(first, id);
+            assert!(before.is_none(), "transactions of {before:?} and {id} begin at {first}");
         }
     }
 
@@ -127,7 +128,8 @@ impl Producers {
         let id = marker.end.producer_id;
         let producer = self.by_id.get_mut(&id).expect("its transaction was judged open");
         let open = producer.open.take().expect("it was judged open");
-        self.open_from.remove(&open.first);
+        let known = self.open_from.remove(&open.first);
+        assert!(known == Some(id), "the transaction of {id} at {} is that of {known:?}", open.first);
         producer.end(marker, at);
         self.by_last_offset.insert((producer.last_offset, id));
     }

@@ -264,7 +264,7 @@ impl Slot {
         self.unhold(offset);
         self.origins.remove(offset);
         let new = self.done.insert(offset, offset);
-        debug_assert_eq!(new, 1, "what is done stays done");
+        assert!(new == 1, "offset {offset} is done, and done again as {cause:?}");
         self.settled[index_of(cause)] += 1;
     }
 
@@ -287,6 +287,7 @@ impl Slot {
             self.floor = floor;
             self.done.remove_below(floor);
         }
+        assert!(!self.done.contains(self.floor), "the floor {floor} is done");
     }
 
     /// Puts a message into the table, in place of what the table had of it.
@@ -316,6 +317,7 @@ impl Slot {
             .leases
             .get_mut(before.lease.get())
             .expect("a leased message has a lease");
+        assert!(lease.left > 0, "lease {:?} has no message, and loses {offset}", before.lease);
         lease.left -= 1;
         if lease.left == 0 {
             self.leases.remove(before.lease.get());

@@ -182,6 +182,13 @@ impl GroupData {
                 entry.index,
                 bounds.last,
             );
+            assert!(
+                bounds.last.is_none_or(|last| last.term <= entry.term),
+                "group {group}: entry {} of term {} appended after {:?}",
+                entry.index,
+                entry.term,
+                bounds.last,
+            );
             self.recent_from.get_or_insert(entry.index);
             self.log.insert(entry.index, entry.clone());
         }
