@@ -215,12 +215,41 @@ pub struct Partition {
     /// group has committed a membership without it, and reports that with `ReplicaDeleted`; until then it can't
     /// come back into `replicas`.
     pub leaving: Vec<ReplicaId>,
-    /// Whether the replicas have changed since the group was created: a replica without data then waits to be added by
-    /// the leader, and must not form the group.
+    /// Whether the replicas have changed since the group was created: one that was put in later waits to be added by the leader, and
+    /// must not form the group.
     pub is_reassigned: bool,
+    /// The replicas that the group was created with, if they have changed since. Empty: not, or one of them has left and come back.
+    pub first: Vec<ReplicaId>,
 }
 
 impl Partition {
+    /// The voters with which a replica that has no data may form the group. None: it waits for the leader to add it.
+    ///
+    /// They are always those that the group was created with, whatever the replicas are by now: whoever forms it, maybe by an older
+    /// image, gives it the same first entry, and its leader brings the members in line. Only a replica that has been there ever since may
+    /// do it: data of one that left and came back was deleted, and the group may have gone on without it.
+    pub fn forms_with(&self, replica: ReplicaId) -> Option<&[ReplicaId]> {
+        let first: &[ReplicaId] = match self.is_reassigned {
+            true => &self.first,
+            false => &self.replicas,
+        };
+        (self.replicas.contains(&replica) && first.contains(&replica)).then_some(first)
+    }
+
+    /// Gives the partition other replicas.
+    pub(crate) fn reassign(&mut self, replicas: Vec<ReplicaId>) {
+        let before = std::mem::replace(&mut self.replicas, replicas);
+        if !self.is_reassigned {
+            self.is_reassigned = true;
+            self.first = before;
+            return;
+        }
+        let comes_back = |replica: &ReplicaId| self.first.contains(replica) && !before.contains(replica);
+        if self.replicas.iter().any(comes_back) {
+            self.first.clear();
+        }
+    }
+
     /// The partition's replica on this broker, if it should have one.
     pub fn replica_on(&self, broker: BrokerId) -> Option<ReplicaId> {
         self.replicas.iter().copied().find(|replica| replica.broker == broker)

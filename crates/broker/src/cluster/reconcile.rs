@@ -352,9 +352,11 @@ impl Reconciler {
             }
             let is_preferred = wanted.partition.replicas.first() == Some(&group.replica());
             // A replica that was put in later waits for the leader to reach it.
-            let is_first = !wanted.partition.is_reassigned;
-            if is_first && (is_preferred || self.forming.is_overdue(id, now)) && mine.len() < self.forming.room() {
-                let voters: BTreeSet<ReplicaId> = wanted.partition.replicas.iter().copied().collect();
+            let Some(voters) = wanted.partition.forms_with(group.replica()) else {
+                continue;
+            };
+            if (is_preferred || self.forming.is_overdue(id, now)) && mine.len() < self.forming.room() {
+                let voters: BTreeSet<ReplicaId> = voters.iter().copied().collect();
                 mine.push((group, voters));
             }
         }

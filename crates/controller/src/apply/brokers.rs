@@ -200,11 +200,9 @@ impl Image {
                 .get_mut(&id)
                 .expect("the id was read from the map");
             for partition in &mut Arc::make_mut(topic).partitions {
-                for replica in &mut partition.replicas {
-                    if is_previous(replica) {
-                        *replica = current;
-                        partition.is_reassigned = true;
-                    }
+                if names(&partition.replicas) {
+                    let of_now = |replica: &ReplicaId| if is_previous(replica) { current } else { *replica };
+                    partition.reassign(partition.replicas.iter().map(of_now).collect());
                 }
                 partition.leaving.retain(|replica| !is_previous(replica));
             }

@@ -34,8 +34,7 @@ impl Image {
             .copied()
             .collect();
         partition.leaving = leaving.into_iter().collect();
-        partition.replicas = replicas.to_vec();
-        partition.is_reassigned = true;
+        partition.reassign(replicas.to_vec());
         Ok(Reply::ReplicasSet { version: self.version })
     }
 
@@ -62,14 +61,10 @@ impl Image {
         broker.expect("the broker was found above").last_incarnation = incarnation;
         let renewed = ReplicaId::new(replica.broker, incarnation);
         let partition = self.partition_mut(topic, index);
-        for listed in &mut partition.replicas {
-            if *listed == replica {
-                *listed = renewed;
-            }
-        }
+        let is_renewed = |listed: &ReplicaId| if *listed == replica { renewed } else { *listed };
+        partition.reassign(partition.replicas.iter().map(is_renewed).collect());
         let place = partition.leaving.partition_point(|leaving| *leaving < replica);
         partition.leaving.insert(place, replica);
-        partition.is_reassigned = true;
         Ok(Reply::ReplicaRenewed {
             replica: renewed,
             version,

@@ -118,6 +118,7 @@ impl Image {
             replicas: replicas.clone(),
             leaving: Vec::new(),
             is_reassigned: false,
+            first: Vec::new(),
         };
         Ok((first_group..).zip(assignments).map(partition).collect())
     }

@@ -152,6 +152,8 @@ struct WirePartition {
     leaving: Vec<WireReplica>,
     #[prost(bool, tag = "4")]
     is_reassigned: bool,
+    #[prost(message, repeated, tag = "5")]
+    first: Vec<WireReplica>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -190,6 +192,7 @@ impl From<&Topic> for WireTopic {
             replicas: partition.replicas.to_form(),
             leaving: partition.leaving.to_form(),
             is_reassigned: partition.is_reassigned,
+            first: partition.first.to_form(),
         };
         Self {
             id: topic.id.as_bytes().to_vec(),
@@ -328,6 +331,7 @@ impl WireTopic {
                 replicas: Wire::from_form(WHAT, wire.replicas)?,
                 leaving: Wire::from_form(WHAT, wire.leaving)?,
                 is_reassigned: wire.is_reassigned,
+                first: Wire::from_form(WHAT, wire.first)?,
             })
         };
         let kind = match self.kind {

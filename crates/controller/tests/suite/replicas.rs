@@ -1,6 +1,6 @@
 //! Reassignment of replicas, and the deletion of their data.
 
-use jangada_controller::{Command, RENEWAL_FEATURE_LEVEL, Reply, admission};
+use jangada_controller::{Command, Image, RENEWAL_FEATURE_LEVEL, Reply, admission};
 use jangada_types::{BrokerId, GroupId, Incarnation, Reason, ReplicaId};
 
 use crate::fixture::{Log, delete, deleted, firsts, register, replace, replica, set_replicas};
@@ -77,6 +77,51 @@ fn a_replica_that_was_leaving_owes_the_deleted_group_too() {
     log.accept(&set_replicas(group, firsts(&[2, 1])));
     log.accept(&delete(1));
     assert_eq!(log.owing(), [(1, firsts(&[1, 2, 3]))]);
+}
+
+fn forms_with(log: &Log, group: GroupId, replica: ReplicaId) -> Option<Vec<ReplicaId>> {
+    let partition = log.image.partition_of_group(group).expect("it is live");
+    let voters = partition.forms_with(replica).map(<[ReplicaId]>::to_vec);
+    let snapshot = Image::restore(&log.image.snapshot()).expect("what was written is read");
+    let restored = snapshot.partition_of_group(group).expect("it is live");
+    assert_eq!(restored.forms_with(replica), voters.as_deref(), "also after a snapshot");
+    voters
+}
+
+#[test]
+fn a_group_whose_broker_was_replaced_before_it_was_formed_is_formed_by_those_that_are_left() {
+    let mut log = Log::formed(3);
+    let created = firsts(&[2, 1, 3]);
+    let group = log.create(1, "a", &created);
+    for replica in &created {
+        assert_eq!(forms_with(&log, group, *replica).as_ref(), Some(&created));
+    }
+    log.accept(&replace(2));
+    log.accept(&register(2, 0, 22));
+    assert_eq!(log.replicas(group), [replica(2, 2), replica(1, 1), replica(3, 1)]);
+    // With the list of its creation, as who has not heard of the replacement forms it.
+    for left in firsts(&[1, 3]) {
+        assert_eq!(forms_with(&log, group, left).as_ref(), Some(&created));
+    }
+    assert_eq!(forms_with(&log, group, replica(2, 2)), None, "it waits for the leader");
+    assert_eq!(forms_with(&log, group, replica(2, 1)), None, "it is gone");
+    log.accept(&set_replicas(group, firsts(&[1, 3])));
+    assert_eq!(forms_with(&log, group, replica(1, 1)), Some(created));
+}
+
+#[test]
+fn a_replica_that_left_and_came_back_does_not_form_its_group_a_second_time() {
+    let mut log = Log::formed(4);
+    let group = log.create(1, "a", &firsts(&[1, 2, 3]));
+    log.accept(&set_replicas(group, firsts(&[2, 3, 4])));
+    assert_eq!(forms_with(&log, group, replica(1, 1)), None);
+    assert_eq!(settled(&mut log, &deleted(replica(1, 1), &[group.get()])), 1);
+    log.accept(&set_replicas(group, firsts(&[1, 2, 3])));
+    for replica in firsts(&[1, 2, 3, 4]) {
+        assert_eq!(forms_with(&log, group, replica), None, "others may have its log");
+    }
+    log.accept(&set_replicas(group, firsts(&[2, 3])));
+    assert_eq!(forms_with(&log, group, replica(2, 1)), None, "nor later");
 }
 
 #[test]
