@@ -27,6 +27,8 @@ pub struct Recorder {
 #[derive(Default)]
 struct Inner {
     history: History,
+    /// How many histories were taken out before this one.
+    taken_out: u64,
     index: u64,
     last_ns: u64,
     processes: u32,
@@ -40,6 +42,8 @@ pub struct Pending {
     recorder: Recorder,
     process: u32,
     id: OperationId,
+    /// Which history it is in.
+    of_history: u64,
     index: u64,
     is_answered: bool,
 }
@@ -85,6 +89,7 @@ impl Recorder {
             recorder: self.clone(),
             process,
             id,
+            of_history: inner.taken_out,
             index: at.index,
             is_answered: false,
         }
@@ -104,7 +109,8 @@ impl Recorder {
             .expect("the note names its process");
     }
 
-    /// The history so far.
+    /// The history so far. What is called later begins another one; answers to what was called before belong to none, and are only written
+    /// to the output.
     ///
     /// # Errors
     /// An event could not be written to the output.
@@ -116,6 +122,7 @@ impl Recorder {
         if let Some(output) = &mut inner.output {
             output.flush()?;
         }
+        inner.taken_out += 1;
         Ok(std::mem::take(&mut inner.history))
     }
 
@@ -158,7 +165,10 @@ impl Pending {
         let mut inner = self.recorder.lock();
         let at = inner.moment(&self.recorder.clock);
         inner.write(at, &Event::Ok(self.process, self.index, &reply));
-        let added = inner.history.ok(at, self.id, reply);
+        let added = match inner.taken_out == self.of_history {
+            true => inner.history.ok(at, self.id, reply),
+            false => Ok(()),
+        };
         drop(inner);
         self.is_answered = true;
         added.unwrap_or_else(|error| panic!("{error}"));
@@ -179,13 +189,14 @@ impl Pending {
         let at = inner.moment(&self.recorder.clock);
         inner.write(at, &Event::Failed(self.process, self.index, outcome));
         let added = match outcome {
+            _ if inner.taken_out != self.of_history => Ok(()),
             Outcome::Failed => inner.history.fail(at, self.id),
             _ => inner.history.unknown(at, self.id),
         };
         drop(inner);
         self.is_answered = true;
-        // A recording that was taken out meanwhile has no such call.
-        drop(added);
+        // It is in its history, and has no other answer.
+        debug_assert!(added.is_ok(), "{added:?}");
     }
 }
 

@@ -98,3 +98,25 @@ fn a_call_that_was_refused_must_not_be_seen() {
     let verdict = check(&recorder.finish().expect("memory can be written"));
     assert_eq!(verdict.kinds(), [Kind::Invented]);
 }
+
+#[test]
+fn an_answer_that_comes_after_its_history_was_taken_out_is_no_answer_to_another_call() {
+    let output = Shared::default();
+    let recorder = recorder(output.clone());
+    let send = |value: &str| recorder.invoke(recorder.process(), Call::Send(Send::new("p", value)));
+    let sent = |offset| Reply::Sent(Sent { offset, attempts: 1 });
+    let (answered, failed, dropped) = (send("a"), send("b"), send("c"));
+    let first = recorder.finish().expect("memory can be written");
+    assert_eq!(first.operations().len(), 3);
+    let later = send("d");
+    answered.ok(sent(7));
+    failed.fail();
+    drop(dropped);
+    later.ok(sent(0));
+    let second = recorder.finish().expect("memory can be written");
+    assert_eq!(second.operations().len(), 1);
+    assert_eq!(check(&second).kinds(), [], "what is there is what was answered in it");
+    let lines = output.0.lock().expect("nothing panicked");
+    let read = format::read(&lines[..]).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(read.operations().len(), 4, "the lines have all");
+}
