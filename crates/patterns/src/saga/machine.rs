@@ -37,6 +37,9 @@ pub enum Input {
     Reply(Reply),
     /// Time has passed.
     Tick,
+    /// The queue has kept a [`Timer`](Output::Timer) to its end, milliseconds since the Unix epoch. If something of the saga ends at that
+    /// time, it is that late, by the clock of the queue's leader, whatever the one here says; else it is like a [`Tick`](Self::Tick).
+    Due(u64),
     /// Somebody wants what is stuck, or waits, to be tried now.
     Retry,
     /// Somebody wants it to turn back, for this reason.
@@ -103,6 +106,12 @@ impl Aggregate for Saga {
             Input::Start { definition, input } => draft.start(definition, input)?,
             Input::Reply(reply) => draft.reply(reply),
             Input::Tick => draft.tick(),
+            Input::Due(at_ms) => {
+                if self.has_due_at(*at_ms) {
+                    draft.now_ms = draft.now_ms.max(*at_ms);
+                }
+                draft.tick();
+            }
             Input::Retry => draft.retry()?,
             Input::Abort(reason) => draft.abort(reason)?,
         }
@@ -294,7 +303,7 @@ impl Draft {
 
     /// Sends the next attempt of a command.
     fn send(&mut self, step: usize, way: Way) {
-        let attempt = self.saga.steps[step].leg(way).attempt + 1;
+        let attempt = self.saga.steps[step].leg(way).attempt.saturating_add(1);
         let deadline_ms = self.now_ms.saturating_add(self.saga.definition.steps[step].timeout_ms);
         self.happens(Event::Sent {
             step,

@@ -132,20 +132,19 @@ impl Inner {
         };
         let is_repeated = message.deliveries > 1;
         let now_ms = u64::try_from(self.env.clock.now_ms()).unwrap_or(0);
-        let (saga, input, now_ms) = match to_saga {
+        let (saga, input) = match to_saga {
             ToSaga::Start {
                 saga,
                 definition,
                 input,
             } => match definition.check_for(&saga) {
-                Ok(()) => (saga, Input::Start { definition, input }, now_ms),
+                Ok(()) => (saga, Input::Start { definition, input }),
                 Err(error) => return Verdict::Reject(error.to_string()),
             },
-            ToSaga::Reply(reply) => (reply.saga.clone(), Input::Reply(reply), now_ms),
-            // By the clock of the queue's leader it is time, whatever this one says.
-            ToSaga::Due { saga, at_ms } => (saga, Input::Tick, now_ms.max(at_ms)),
-            ToSaga::Retry { saga } => (saga, Input::Retry, now_ms),
-            ToSaga::Abort { saga, reason } => (saga, Input::Abort(reason), now_ms),
+            ToSaga::Reply(reply) => (reply.saga.clone(), Input::Reply(reply)),
+            ToSaga::Due { saga, at_ms } => (saga, Input::Due(at_ms)),
+            ToSaga::Retry { saga } => (saga, Input::Retry),
+            ToSaga::Abort { saga, reason } => (saga, Input::Abort(reason)),
             ToSaga::Sweep => return self.sweep(now_ms).await,
         };
         self.take(&saga, At { now_ms, input }, is_repeated).await

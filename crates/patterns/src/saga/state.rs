@@ -153,7 +153,7 @@ pub struct Leg {
 impl Leg {
     /// Number of attempts that count.
     pub fn attempts(&self) -> u32 {
-        self.attempt - self.forgiven
+        self.attempt.saturating_sub(self.forgiven)
     }
 }
 
@@ -230,13 +230,30 @@ impl Saga {
         self.steps.iter().filter_map(due).min()
     }
 
+    /// Whether a command of it counts as lost, or is sent again, at just this time, milliseconds since the Unix epoch.
+    pub(super) fn has_due_at(&self, at_ms: u64) -> bool {
+        let ends = |step: &StepState| {
+            [Way::Do, Way::Undo].into_iter().any(|way| match step.leg(way).place {
+                Place::Out { deadline_ms: at } | Place::Waiting { again_ms: at } => at == at_ms,
+                Place::Idle | Place::Done | Place::Failed => false,
+            })
+        };
+        self.steps.iter().any(ends)
+    }
+
+    /// The command of a step, if the saga has it. An event may be of a program that knows the saga otherwise.
+    fn leg_of(&mut self, step: usize, way: Way) -> Option<&mut Leg> {
+        self.steps.get_mut(step).map(|step| step.leg_mut(way))
+    }
+
     /// A step whose command has failed on the way that the saga goes.
     fn failed_step(&self) -> Option<usize> {
         let way = self.way()?;
         self.steps.iter().position(|step| step.leg(way).place == Place::Failed)
     }
 
-    /// Makes what has happened part of the state.
+    /// Makes what has happened part of the state. What has happened to a step that the saga has not changes nothing: anybody may write to
+    /// the topic, and all sagas of it are read together.
     pub(super) fn take(&mut self, event: &Event) {
         match event {
             Event::Started { definition, input } => {
@@ -251,14 +268,14 @@ impl Saga {
                 attempt,
                 deadline_ms,
             } => {
-                let leg = self.steps[*step].leg_mut(*way);
+                let Some(leg) = self.leg_of(*step, *way) else { return };
                 leg.attempt = *attempt;
                 leg.place = Place::Out {
                     deadline_ms: *deadline_ms,
                 };
             }
             Event::Done { step, way, result } => {
-                let state = &mut self.steps[*step];
+                let Some(state) = self.steps.get_mut(*step) else { return };
                 state.leg_mut(*way).place = Place::Done;
                 if *way == Way::Do {
                     state.result = result.clone();
@@ -273,12 +290,12 @@ impl Saga {
                 reason,
                 again_ms,
             } => {
-                let leg = self.steps[*step].leg_mut(*way);
+                let Some(leg) = self.leg_of(*step, *way) else { return };
                 leg.reason.clone_from(reason);
                 leg.place = Place::Waiting { again_ms: *again_ms };
             }
             Event::Failed { step, way, reason } => {
-                let leg = self.steps[*step].leg_mut(*way);
+                let Some(leg) = self.leg_of(*step, *way) else { return };
                 leg.reason.clone_from(reason);
                 leg.place = Place::Failed;
             }
@@ -287,7 +304,8 @@ impl Saga {
                 self.turned_back = Some(reason.clone());
                 self.stuck = None;
             }
-            Event::Stuck { step } => self.stuck = Some(*step),
+            Event::Stuck { step } if *step < self.steps.len() => self.stuck = Some(*step),
+            Event::Stuck { .. } => {}
             Event::Retried => {
                 self.stuck = None;
                 let way = self.way();

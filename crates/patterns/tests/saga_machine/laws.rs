@@ -35,10 +35,31 @@ fn answer_of<'i>(input: &'i Input, saga: &Saga, (step, way): (usize, Way)) -> Op
     Some((reply, failed))
 }
 
+/// A timer as a tick: at the time that it names, if something of the saga ends then.
+fn as_a_tick(saga: &Saga, at: &At) -> At {
+    let Input::Due(at_ms) = at.input else {
+        return at.clone();
+    };
+    let ends_at = |place: &Place| match *place {
+        Place::Out { deadline_ms: ends } | Place::Waiting { again_ms: ends } => ends == at_ms,
+        Place::Idle | Place::Done | Place::Failed => false,
+    };
+    let mut legs = saga.steps.iter().flat_map(|step| [&step.doing, &step.undoing]);
+    let now_ms = match legs.any(|leg| ends_at(&leg.place)) {
+        true => at.now_ms.max(at_ms),
+        false => at.now_ms,
+    };
+    At {
+        now_ms,
+        input: Input::Tick,
+    }
+}
+
 impl Judge {
     /// Judges what an input has brought about, on the state that it came to.
     pub fn sees(&mut self, at: &At, events: &[Event]) {
         let before = self.saga.clone();
+        let at = &as_a_tick(&before, at);
         for event in events {
             self.may(at, event);
             self.saga.apply(event);
@@ -228,7 +249,7 @@ impl Judge {
                 "an abort turns back what goes forward"
             ),
             Input::Retry => assert_eq!(has(|event| *event == Event::Retried), before.stuck.is_some()),
-            Input::Tick => {
+            Input::Tick | Input::Due(_) => {
                 let due_ms = self.saga.next_due_ms();
                 assert!(due_ms.is_none_or(|due| due > at.now_ms), "something is due still");
             }

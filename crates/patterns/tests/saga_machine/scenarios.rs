@@ -339,6 +339,72 @@ fn a_wish_that_was_granted_is_refused_when_it_comes_again_and_its_command_is_out
 }
 
 #[test]
+fn a_timer_that_nobody_has_set_ends_nothing_before_its_time() {
+    let mut told = Told::started(Definition::new("two").then_all([step("a", 100, 1), step("b", 200, 1)]));
+    for foreign in [0, 99, 101, 150, u64::MAX] {
+        assert_eq!(told.takes(Input::Due(foreign)), [], "{foreign}");
+    }
+    assert_eq!(told.saga.next_due_ms(), Some(100));
+    // The clock here is behind that of the queue's leader.
+    let events = told.takes(Input::Due(100));
+    assert!(matches!(&*events, [Event::Failed { step: 0, .. }, ..]), "{events:?}");
+}
+
+#[test]
+fn events_of_steps_that_a_saga_has_not_change_nothing() {
+    let told = Told::started(Definition::new("one").then(step("a", 100, 1)));
+    let (way, reason) = (Way::Do, "foreign".to_owned());
+    for step in [1, usize::MAX] {
+        let (attempt, deadline_ms, again_ms, result) = (u32::MAX, 7, 8, Value::Null);
+        let events = [
+            Event::Sent {
+                step,
+                way,
+                attempt,
+                deadline_ms,
+            },
+            Event::Done { step, way, result },
+            Event::Postponed {
+                step,
+                way,
+                reason: reason.clone(),
+                again_ms,
+            },
+            Event::Failed {
+                step,
+                way,
+                reason: reason.clone(),
+            },
+            Event::Stuck { step },
+        ];
+        for event in events {
+            for mut saga in [told.saga.clone(), Saga::default()] {
+                let before = saga.clone();
+                saga.apply(&event);
+                assert_eq!(saga, before, "{event:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_foreign_number_of_an_attempt_overflows_nothing() {
+    let mut told = Told::started(Definition::new("one").then(step("a", 100, 1).sticks()));
+    let sent = |attempt| Event::Sent {
+        step: 0,
+        way: Way::Do,
+        attempt,
+        deadline_ms: 5,
+    };
+    told.saga.apply(&sent(u32::MAX));
+    told.now_ms = 10;
+    told.takes(Input::Tick);
+    told.takes(Input::Retry);
+    told.saga.apply(&sent(1));
+    assert_eq!(told.saga.steps[0].doing.attempts(), 0, "fewer than were forgiven");
+}
+
+#[test]
 fn a_time_without_end_in_an_old_log_overflows_nothing() {
     let mut told = Told::default();
     let mut definition = Definition::new("one").then(step("a", u64::MAX, 2).sticks());

@@ -123,7 +123,7 @@ impl World {
         let clock_ms = self.now_ms + ahead_ms;
         let (input, now_ms) = match message.body.clone() {
             ToOrchestrator::Input(input) => (input, clock_ms),
-            ToOrchestrator::Due(at_ms) => (Input::Tick, clock_ms.max(at_ms)),
+            ToOrchestrator::Due(at_ms) => (Input::Due(at_ms), clock_ms),
         };
         let (mut attempts, mut is_refused) = (0, false);
         let events = loop {
