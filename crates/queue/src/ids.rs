@@ -61,6 +61,12 @@ number! {
 }
 
 number! {
+    /// Names one call of a receive: a receive that is sent again is another call of the same attempt. Chosen at random by the broker that
+    /// a client calls. 0: any call, or several.
+    CallId(u64)
+}
+
+number! {
     /// Names one grant: the Raft index of the entry that granted, and the place of the grant in it. Never used again, so a
     /// token that was handed out with it fits no later lease of the same message.
     LeaseId(u64)

@@ -48,7 +48,7 @@ pub use command::{
     ScheduleRefused, Section, SectionKind, SlotSet,
 };
 pub use engine::{Engine, Input, Output, Policy};
-pub use ids::{AttemptId, LeaseId, QueueId, SessionId, SlotId, TransactionId};
+pub use ids::{AttemptId, CallId, LeaseId, QueueId, SessionId, SlotId, TransactionId};
 pub use reply::{OpsReply, SectionRefused, SectionReply};
 pub use runs::{Run, Runs};
 pub use state::{

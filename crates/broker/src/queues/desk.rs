@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use jangada_log::{Leader, PartitionState};
 use jangada_queue::engine::{Answer, ConsumerId, Input, RequestId, SettleItem, Settled, SlotCounts, Waiter};
-use jangada_queue::{AttemptId, Engine, LeaseId, QueueId, SessionId, SlotId};
+use jangada_queue::{AttemptId, CallId, Engine, LeaseId, QueueId, SessionId, SlotId};
 use jangada_types::Reason;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::mpsc::error::TrySendError;
@@ -43,6 +43,8 @@ pub(super) const BUSY_RETRY: Duration = Duration::from_millis(100);
 pub(crate) struct ReceiveArgs {
     pub session: SessionId,
     pub attempt: AttemptId,
+    /// Which call of it this is.
+    pub call: CallId,
     /// At most so many.
     pub messages: u32,
     /// How long it has them, milliseconds.
@@ -147,11 +149,12 @@ impl Desk {
     /// Asks once for messages. When the future is dropped, nothing is granted any more, and what was is given back.
     pub async fn receive(&self, queue: QueueId, receive: ReceiveArgs) -> Result<Handed, RequestError> {
         let slot = self.slot(queue)?;
-        let mut waiting = self.ask(Some(slot))?;
+        let waiting = self.ask(Some(slot))?;
         let request = waiting.request;
         let ReceiveArgs {
             session,
             attempt,
+            call,
             messages,
             lease_ms,
             wait_ms,
@@ -161,10 +164,36 @@ impl Desk {
             slot,
             session,
             attempt,
+            call,
             messages,
             lease_ms,
             wait_ms,
         });
+        self.handed(queue, waiting).await
+    }
+
+    /// Gives back what a call of a receive was granted here, unless another call may have handed it on; and ends what it waits for.
+    pub async fn take_back(&self, queue: QueueId, receive: ReceiveArgs) -> Result<(), RequestError> {
+        let slot = self.slot(queue)?;
+        let waiting = self.ask(Some(slot))?;
+        self.put(Input::TakeBack {
+            request: waiting.request,
+            slot,
+            session: receive.session,
+            attempt: receive.attempt,
+            call: receive.call,
+        });
+        let Handed { request, messages, .. } = self.handed(queue, waiting).await?;
+        if !messages.is_empty() {
+            let messages = messages.iter().map(|message| (message.offset, message.lease));
+            self.undelivered(queue, request, messages.collect());
+        }
+        Ok(())
+    }
+
+    /// What a request for messages is answered.
+    async fn handed(&self, queue: QueueId, mut waiting: Waiting<'_>) -> Result<Handed, RequestError> {
+        let request = waiting.request;
         match waiting.answer().await {
             Ok(Answer::Received(messages)) => Ok(Handed {
                 request,
@@ -288,7 +317,7 @@ impl Desk {
         inputs
             .into_iter()
             .filter(is_undelivered)
-            .for_each(|input| self.succession.leave(input));
+            .for_each(|input| self.leave(input));
         *self.repetitions.lock() = Repetitions::default();
         self.answers.lock().clear();
         self.streams.lock().clear();
@@ -319,7 +348,18 @@ impl Desk {
     /// Hands an input to the task. Of those that come after the desk has ended only messages count that are given back.
     pub(super) fn put(&self, input: Input) {
         if let Some(left @ Input::Undelivered { .. }) = self.try_put(input) {
-            self.succession.leave(left);
+            self.leave(left);
+        }
+    }
+
+    /// Leaves messages that nobody saw to the desk that follows: without those that a later try, or another stream of the session, has.
+    fn leave(&self, undelivered: Input) {
+        let Input::Undelivered { slot, to, messages } = undelivered else {
+            return;
+        };
+        let messages = self.engine.lock().still_with(slot, to, messages);
+        if !messages.is_empty() {
+            self.succession.leave(Input::Undelivered { slot, to, messages });
         }
     }
 

@@ -217,6 +217,7 @@ async fn a_message_of_a_schedule_has_its_delay() {
     let waits = ReceiveArgs {
         session: jangada_queue::SessionId(5),
         attempt: jangada_queue::AttemptId(0),
+        call: jangada_queue::CallId(0),
         messages: 1,
         lease_ms: LONG_MS,
         wait_ms: 0,

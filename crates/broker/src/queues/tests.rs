@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use jangada_controller::QueueStart;
 use jangada_queue::engine::{Delivered, Policy, SettleItem, Settled, Settlement};
-use jangada_queue::{AttemptId, KeepsOrder, Mark, Marks, QueueId, SectionReply, SessionId, SlotKind};
+use jangada_queue::{AttemptId, CallId, KeepsOrder, Mark, Marks, QueueId, SectionReply, SessionId, SlotKind};
 use jangada_types::{BatchBuilder, Codec, Offset, Reason, TopicConfig};
 
 use super::desk::EVENTS_MAX;
@@ -101,6 +101,7 @@ fn asks(messages: u32, lease_ms: u64) -> ReceiveArgs {
     ReceiveArgs {
         session: SessionId(5),
         attempt: AttemptId(0),
+        call: CallId(0),
         messages,
         lease_ms,
         wait_ms: 20_000,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use jangada_controller::{BrokerRegistration, Command, DirectoryId, Image, QUEUES_FEATURE_LEVEL, SeedBroker};
 use jangada_queue::engine::{SettleItem, Settled, Settlement};
-use jangada_queue::{AttemptId, LeaseId, SessionId};
+use jangada_queue::{AttemptId, CallId, LeaseId, SessionId};
 use jangada_types::{
     BrokerId, ExchangeId, Header, Incarnation, Offset, PartitionIndex, ProducerEpoch, ProducerId, QueueId, Reason,
     ReplicaId, Sequence,
@@ -91,6 +91,8 @@ fn receive(messages: u32, lease_ms: Option<u64>) -> Call {
         at: at(),
         session: SessionId(5),
         attempt: AttemptId(6),
+        call: CallId(7),
+        gives_back: messages == 0,
         messages,
         max_bytes: 1 << 20,
         lease_ms,

@@ -8,7 +8,7 @@ use jangada_proto::internal::{
 };
 use jangada_proto::v1;
 use jangada_queue::engine::SettleItem;
-use jangada_queue::{AttemptId, SessionId};
+use jangada_queue::{AttemptId, CallId, SessionId};
 use jangada_types::PartitionIndex;
 
 use super::names;
@@ -102,6 +102,8 @@ pub(super) fn receive_to(wanted: &ReceiveMessages) -> ReceiveMessage {
     ReceiveMessage {
         request: Some(request),
         only_again: wanted.messages == 0,
+        call_id: wanted.call.get(),
+        gives_back: wanted.gives_back,
     }
 }
 
@@ -113,6 +115,8 @@ pub(super) fn receive_of(message: ReceiveMessage) -> Result<ReceiveMessages, Req
         at: at(&request.queue_id, request.partition)?,
         session: SessionId(request.session),
         attempt: AttemptId(request.attempt_id),
+        call: CallId(message.call_id),
+        gives_back: message.gives_back,
         messages: if message.only_again { 0 } else { request.max_messages },
         max_bytes: request.max_bytes as usize,
         lease_ms: Some(u64::from(request.lease_ms)).filter(|lease_ms| *lease_ms > 0),

@@ -4,7 +4,7 @@ use jangada_machine::Now;
 
 use crate::command::Section;
 use crate::engine::acts::{Act, Change, Group, unless_all_are};
-use crate::engine::consumers::Waiter;
+use crate::engine::consumers::{Granted, Waiter};
 use crate::engine::desk::{Desk, Ready};
 use crate::engine::io::{Answer, Delivered, Output, Settled, Ticket};
 use crate::engine::part::{Grant, Part};
@@ -173,7 +173,9 @@ impl Engine {
             return;
         }
         if grant.attempt != AttemptId(0) {
-            desk.attempts.insert((grant.session, grant.attempt), lease);
+            let call = grant.call;
+            desk.attempts
+                .insert((grant.session, grant.attempt), Granted { lease, call });
         }
         match grant.waiter {
             Waiter::Stream(consumer) if desk.consumers.get(grant.waiter).is_some() => {

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::engine::io::{ConsumerId, RequestId};
-use crate::ids::{AttemptId, SessionId, SlotId};
+use crate::ids::{AttemptId, CallId, LeaseId, SessionId, SlotId};
 
 /// Who gets messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,6 +23,16 @@ pub(super) struct Asks {
     pub consumer: Consumer,
     /// On the monotonic clock, milliseconds.
     pub until_ms: u64,
+    /// It wants nothing for itself: what its call was granted is given back.
+    pub gives_back: bool,
+}
+
+/// What a receive was granted, and whom that was answered to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Granted {
+    pub lease: LeaseId,
+    /// The only call that may have handed it on; 0: several, or it is not known.
+    pub call: CallId,
 }
 
 /// A consumer: it gets messages while it has credit.
@@ -30,6 +40,8 @@ pub(super) struct Asks {
 pub(super) struct Consumer {
     pub session: SessionId,
     pub attempt: AttemptId,
+    /// The call that gets what it is granted.
+    pub call: CallId,
     pub lease_ms: u64,
     /// So many messages it may still get.
     pub credit: u32,
@@ -44,10 +56,11 @@ pub(super) struct Consumer {
 }
 
 impl Consumer {
-    pub(super) fn new(session: SessionId, attempt: AttemptId, lease_ms: u64, credit: u32) -> Self {
+    pub(super) fn new(session: SessionId, (attempt, call): (AttemptId, CallId), lease_ms: u64, credit: u32) -> Self {
         Self {
             session,
             attempt,
+            call,
             lease_ms,
             credit,
             in_flight: 0,
@@ -184,7 +197,7 @@ mod tests {
     fn with_credit(credits: &[u32]) -> Consumers {
         let mut consumers = Consumers::default();
         for (at, credit) in credits.iter().enumerate() {
-            let consumer = Consumer::new(SessionId(at as u64), AttemptId(0), 1_000, *credit);
+            let consumer = Consumer::new(SessionId(at as u64), Default::default(), 1_000, *credit);
             consumers.insert(Waiter::Stream(ConsumerId(at as u64)), consumer);
         }
         consumers

@@ -8,7 +8,7 @@ use jangada_types::planted::{self, Bug};
 
 use crate::engine::ahead::MarksAhead;
 use crate::engine::breaker::Breaker;
-use crate::engine::consumers::{Consumers, Waiter};
+use crate::engine::consumers::{Consumers, Granted, Waiter};
 use crate::engine::depth::Amount;
 use crate::engine::elsewhere::Elsewhere;
 use crate::engine::expiries::Expiries;
@@ -20,7 +20,7 @@ use crate::engine::outs::{GrantId, Outs, PASSED};
 use crate::engine::policy::{OnDead, Order, Policy};
 use crate::engine::tally::Tally;
 use crate::engine::timers::{Due, Timers};
-use crate::ids::{AttemptId, LeaseId, SessionId};
+use crate::ids::{AttemptId, CallId, LeaseId, SessionId};
 use crate::limits::{LANES, LEASE_MS_AFTER_FAILOVER, LEASE_MS_MAX};
 use crate::state::{Held, HeldState, MessageState, Slot, Slots};
 
@@ -96,7 +96,7 @@ pub(super) struct Desk {
     pub sessions: BTreeMap<SessionId, Session>,
     /// The sessions whose streams are broken, by when what they have fails.
     pub lost: BTreeSet<(u64, SessionId)>,
-    pub attempts: BTreeMap<(SessionId, AttemptId), LeaseId>,
+    pub attempts: BTreeMap<(SessionId, AttemptId), Granted>,
     /// Beyond so many it is looked which of their leases are over.
     pub attempts_max: usize,
     pub consumers: Consumers,
@@ -171,7 +171,12 @@ impl Desk {
             desk.lanes = (1..LANES).map(|number| (number, lane(floor))).collect();
         }
         for (id, lease) in slot.leases().filter(|(_, lease)| lease.attempt != AttemptId(0)) {
-            desk.attempts.insert((lease.session, lease.attempt), id);
+            // Which calls an earlier leader answered with it is not known.
+            let granted = Granted {
+                lease: id,
+                call: CallId(0),
+            };
+            desk.attempts.insert((lease.session, lease.attempt), granted);
         }
         desk.take_over(slot, now);
         if policy.is_keyed() {

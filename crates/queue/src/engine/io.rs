@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::command::{Carry, Fire, Marks, QueueOps, Section};
 use crate::engine::consumers::Waiter;
 use crate::engine::policy::Policy;
-use crate::ids::{AttemptId, LeaseId, SessionId, SlotId, TransactionId};
+use crate::ids::{AttemptId, CallId, LeaseId, SessionId, SlotId, TransactionId};
 use crate::reply::{OpsReply, SectionReply};
 use crate::state::{DeadReason, EndedTransaction, ScheduleKey};
 use crate::tables::MarkRow;
@@ -145,12 +145,29 @@ pub enum Input {
         session: SessionId,
         /// Names the receive, if it may be sent again; 0: it will not be.
         attempt: AttemptId,
+        /// Which call of it this is; 0: not known.
+        call: CallId,
         /// At most so many.
         messages: u32,
         /// How long it has them, milliseconds.
         lease_ms: u64,
         /// How long it waits for the first, milliseconds.
         wait_ms: u64,
+    },
+    /// Asks for what a call of a receive was granted here: whoever makes the call was answered by another partition, and nobody gets it.
+    /// It ends what the call waits for. Of a receive that another call has asked for too, or that an earlier leader granted something,
+    /// it gets nothing: that may be with the client already, and if it is not its lease runs out.
+    TakeBack {
+        /// The number of the request.
+        request: RequestId,
+        /// The slot of the queue.
+        slot: SlotId,
+        /// The session of the receive.
+        session: SessionId,
+        /// Names the receive.
+        attempt: AttemptId,
+        /// The call that has an end.
+        call: CallId,
     },
     /// Whoever asked is gone: it is not granted anything any more.
     CancelReceive {

@@ -2,10 +2,10 @@
 
 use crate::command::Section;
 use crate::engine::acts::{Act, Change};
-use crate::engine::consumers::Waiter;
+use crate::engine::consumers::{Consumer, Waiter};
 use crate::engine::desk::Ready;
 use crate::engine::io::{Answer, Delivered, Output, RequestId};
-use crate::ids::{AttemptId, LeaseId, SessionId, SlotId};
+use crate::ids::{AttemptId, CallId, LeaseId, SessionId, SlotId};
 use crate::runs::Runs;
 
 /// What a section of a command under way is about.
@@ -28,11 +28,24 @@ pub(super) struct Grant {
     pub waiter: Waiter,
     pub session: SessionId,
     pub attempt: AttemptId,
+    pub call: CallId,
     pub lease_ms: u64,
     pub messages: Vec<Ready>,
 }
 
 impl Grant {
+    pub(super) fn to((waiter, consumer): (Waiter, &Consumer), slot: SlotId, messages: Vec<Ready>) -> Self {
+        Self {
+            slot,
+            waiter,
+            session: consumer.session,
+            attempt: consumer.attempt,
+            call: consumer.call,
+            lease_ms: consumer.lease_ms,
+            messages,
+        }
+    }
+
     /// The answer to a receive as if this were applied, with a lease that no message has.
     pub(super) fn unapplied(&self) -> Option<Output> {
         let Waiter::Once(request) = self.waiter else {

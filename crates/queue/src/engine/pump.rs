@@ -258,7 +258,7 @@ impl Desk {
     fn due(&mut self, view: &View<'_>, acts: &mut Vec<Act>) {
         let monotonic_ms = view.now.monotonic_ms;
         if self.attempts.len() > self.attempts_max {
-            self.attempts.retain(|_, lease| view.slot.lease(*lease).is_some());
+            self.attempts.retain(|_, known| view.slot.lease(known.lease).is_some());
             self.attempts_max = ATTEMPTS_KEPT.max(2 * self.attempts.len());
         }
         for offset in self.out.run_out_by(monotonic_ms) {
@@ -462,7 +462,7 @@ impl Desk {
             };
             let consumer = self.consumers.get(waiter).expect("it waits");
             let most = consumer.credit.min(TURN_MESSAGES).min(left);
-            let (session, attempt, lease_ms) = (consumer.session, consumer.attempt, consumer.lease_ms);
+            let mut grant = Grant::to((waiter, consumer), view.id, Vec::new());
             let (messages, blocked) = self.turn(view, most, &mut walked, acts);
             let given = messages.len() as u32;
             left -= given;
@@ -472,14 +472,8 @@ impl Desk {
                     Some(at) => grants[*at].messages.extend(messages),
                     None => {
                         of_waiter.insert(waiter, grants.len());
-                        grants.push(Grant {
-                            slot: view.id,
-                            waiter,
-                            session,
-                            attempt,
-                            lease_ms,
-                            messages,
-                        });
+                        grant.messages = messages;
+                        grants.push(grant);
                     }
                 }
             }
@@ -551,14 +545,7 @@ impl Desk {
             };
             self.alone.remove(&origin);
             let consumer = self.consumers.get(waiter).expect("it waits");
-            grants.push(Grant {
-                slot: view.id,
-                waiter,
-                session: consumer.session,
-                attempt: consumer.attempt,
-                lease_ms: consumer.lease_ms,
-                messages: vec![ready],
-            });
+            grants.push(Grant::to((waiter, consumer), view.id, vec![ready]));
             self.busy.insert(ready.offset);
             *left -= 1;
             self.consumers.served(waiter, 1);

@@ -3,13 +3,13 @@
 use jangada_machine::Now;
 
 use crate::engine::acts::Change;
-use crate::engine::consumers::{Asks, Consumer, Waiter};
+use crate::engine::consumers::{Asks, Consumer, Granted, Waiter};
 use crate::engine::desk::Desk;
 use crate::engine::io::{Answer, Delivered, Output, RequestId};
 use crate::engine::outs::PASSED;
 use crate::engine::part::Part;
 use crate::engine::step::{Engine, Receive, left};
-use crate::ids::{AttemptId, LeaseId, SessionId, SlotId};
+use crate::ids::{AttemptId, CallId, LeaseId, SessionId, SlotId};
 use crate::state::{Slot, Slots};
 
 /// What an earlier try of a receive was granted.
@@ -24,7 +24,7 @@ enum Earlier {
 impl Engine {
     pub(super) fn receive(&mut self, slots: &Slots, asks: Asks, now: Now, out: &mut Vec<Output>) {
         let Asks { request, slot: id, .. } = asks;
-        let (Some(desk), Some(slot)) = (self.desks.get_mut(&id), slots.slot(id)) else {
+        let (true, Some(slot)) = (self.desks.contains_key(&id), slots.slot(id)) else {
             let answer = Answer::UnknownSlot;
             return out.push(Output::Answer { request, answer });
         };
@@ -38,6 +38,11 @@ impl Engine {
             0 => Answer::Received(Vec::new()),
             _ => Answer::Superseded,
         };
+        if asks.gives_back && !self.is_of_one_call(id, attempt, asks.consumer.call) {
+            let answer = Answer::Received(Vec::new());
+            return out.push(Output::Answer { request, answer });
+        }
+        let desk = self.desks.get_mut(&id).expect("it is there");
         if attempt.1 != AttemptId(0) {
             let is_same = |known: &Asks| {
                 let consumer = &known.consumer;
@@ -49,7 +54,7 @@ impl Engine {
                 let answer = superseded;
                 out.push(Output::Answer { request: first, answer });
             } else if let Some(first) = desk.consumers.of_attempt(attempt) {
-                self.supersede(id, first, request, asks.until_ms);
+                self.supersede(id, first, (request, asks.consumer.call), asks.until_ms);
                 let answer = superseded;
                 return out.push(Output::Answer { request: first, answer });
             }
@@ -68,6 +73,7 @@ impl Engine {
                 Earlier::Granted(messages) => {
                     // Its answer was lost: what it was granted is its still.
                     desk.hand_to(messages[0].offset, Waiter::Once(request));
+                    desk.hand_to_call(attempt, asks.consumer.call);
                     let answer = Answer::Received(messages);
                     return out.push(Output::Answer { request, answer });
                 }
@@ -76,6 +82,31 @@ impl Engine {
         let (slot, until_ms) = (id, asks.until_ms);
         desk.consumers.insert(Waiter::Once(request), asks.consumer);
         self.begin_wait(request, Receive { slot, until_ms });
+    }
+
+    /// Whether nobody but this call can have what a receive was granted here, or is about to be.
+    fn is_of_one_call(&self, id: SlotId, attempt: (SessionId, AttemptId), call: CallId) -> bool {
+        let Some(desk) = self.desks.get(&id) else { return false };
+        let asks = self
+            .asks
+            .iter()
+            .filter(|asks| asks.slot == id)
+            .map(|asks| &asks.consumer);
+        let waits = desk.consumers.of_attempt(attempt).map(Waiter::Once);
+        let waits = waits.and_then(|waiter| desk.consumers.get(waiter));
+        let consumers = asks
+            .chain(waits)
+            .map(|consumer| (consumer.session, consumer.attempt, consumer.call));
+        let grants = self.under_way.values().flatten().filter_map(|part| match part {
+            Part::Grant(grant) if grant.slot == id => Some((grant.session, grant.attempt, grant.call)),
+            _ => None,
+        });
+        let mut of_attempt = consumers.chain(grants).filter(|of| (of.0, of.1) == attempt);
+        let granted = desk.attempts.get(&attempt);
+        attempt.1 != AttemptId(0)
+            && call != CallId(0)
+            && of_attempt.all(|of| of.2 == call)
+            && granted.is_none_or(|granted| granted.call == call)
     }
 
     fn begin_wait(&mut self, request: RequestId, receive: Receive) {
@@ -97,9 +128,10 @@ impl Engine {
     }
 
     /// A receive takes the place of an earlier try of it.
-    fn supersede(&mut self, id: SlotId, first: RequestId, request: RequestId, until_ms: u64) {
+    fn supersede(&mut self, id: SlotId, first: RequestId, (request, call): (RequestId, CallId), until_ms: u64) {
         let desk = self.desks.get_mut(&id).expect("it has a consumer");
-        let consumer = desk.consumers.remove(Waiter::Once(first)).expect("it waits");
+        let mut consumer = desk.consumers.remove(Waiter::Once(first)).expect("it waits");
+        consumer.call = call;
         desk.consumers.insert(Waiter::Once(request), consumer);
         self.end_wait(first);
         self.begin_wait(request, Receive { slot: id, until_ms });
@@ -108,8 +140,18 @@ impl Engine {
                 && grant.waiter == Waiter::Once(first)
             {
                 grant.waiter = Waiter::Once(request);
+                grant.call = call;
             }
         }
+    }
+
+    /// Those of the messages that are with whom they were granted to, and not with somebody who asked again since: what an engine that has
+    /// an end leaves to the next one, which cannot know it.
+    pub fn still_with(&self, slot: SlotId, to: Waiter, mut messages: Vec<(u64, LeaseId)>) -> Vec<(u64, LeaseId)> {
+        if let Some(desk) = self.desks.get(&slot) {
+            messages.retain(|(offset, _)| desk.has(*offset, to));
+        }
+        messages
     }
 
     pub(super) fn end_receive(&mut self, request: RequestId) {
@@ -162,6 +204,15 @@ impl Desk {
         }
     }
 
+    /// What a receive was granted goes to one more call of it.
+    fn hand_to_call(&mut self, attempt: (SessionId, AttemptId), call: CallId) {
+        if let Some(granted) = self.attempts.get_mut(&attempt)
+            && granted.call != call
+        {
+            granted.call = CallId(0);
+        }
+    }
+
     fn handed(&mut self, before: Option<Waiter>, after: Waiter, messages: u32) {
         if let Some(before) = before {
             let has_less = |consumer: &mut Consumer| consumer.in_flight = consumer.in_flight.saturating_sub(messages);
@@ -172,7 +223,7 @@ impl Desk {
 
     /// What an earlier try of a receive was granted, as far as its lease is not over.
     fn earlier(&self, slot: &Slot, attempt: (SessionId, AttemptId), now: Now) -> Earlier {
-        let Some(lease) = self.attempts.get(&attempt).copied() else {
+        let Some(Granted { lease, .. }) = self.attempts.get(&attempt).copied() else {
             return Earlier::Nothing;
         };
         let mut left_of_lease = slot.lease(lease).map_or(0, |lease| lease.left);

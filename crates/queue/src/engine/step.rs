@@ -18,7 +18,7 @@ use crate::engine::io::{
 use crate::engine::outs::PASSED;
 use crate::engine::part::Part;
 use crate::engine::policy::Policy;
-use crate::ids::{AttemptId, LeaseId, SessionId, SlotId};
+use crate::ids::{LeaseId, SessionId, SlotId};
 use crate::limits::SESSION_GRACE_MS;
 use crate::reply::SectionReply;
 use crate::state::{DoneCause, HeldState, MessageState, Slots};
@@ -219,6 +219,7 @@ impl Engine {
                 slot,
                 session,
                 attempt,
+                call,
                 messages,
                 lease_ms,
                 wait_ms,
@@ -226,8 +227,25 @@ impl Engine {
                 let asks = Asks {
                     request,
                     slot,
-                    consumer: Consumer::new(session, attempt, lease_ms, messages),
+                    consumer: Consumer::new(session, (attempt, call), lease_ms, messages),
                     until_ms: now.monotonic_ms.saturating_add(wait_ms),
+                    gives_back: false,
+                };
+                self.receive(slots, asks, now, out);
+            }
+            Input::TakeBack {
+                request,
+                slot,
+                session,
+                attempt,
+                call,
+            } => {
+                let asks = Asks {
+                    request,
+                    slot,
+                    consumer: Consumer::new(session, (attempt, call), 0, 0),
+                    until_ms: now.monotonic_ms,
+                    gives_back: true,
                 };
                 self.receive(slots, asks, now, out);
             }
@@ -351,6 +369,11 @@ impl Engine {
         (desk.used_at_ms, desk.is_told_unused) = (old.used_at_ms, old.is_told_unused);
         desk.tally = old.tally;
         desk.consumers = old.consumers;
+        for (attempt, before) in old.attempts {
+            if let Some(granted) = desk.attempts.get_mut(&attempt).filter(|granted| granted.lease == before.lease) {
+                granted.call = before.call;
+            }
+        }
         let waiters: Vec<Waiter> = desk.consumers.iter().map(|(waiter, _)| waiter).collect();
         let alone = desk.consumers.iter().filter(|(_, consumer)| consumer.is_alone);
         let alone: Vec<Waiter> = alone.map(|(waiter, _)| waiter).collect();
@@ -435,7 +458,7 @@ impl Engine {
         self.streams.insert(consumer, id);
         let waiter = Waiter::Stream(consumer);
         desk.consumers
-            .insert(waiter, Consumer::new(session, AttemptId(0), lease_ms, 0));
+            .insert(waiter, Consumer::new(session, Default::default(), lease_ms, 0));
         // What the session has goes on with this stream. What it did not get, as its predecessor broke, is sent again.
         let mut again = Vec::new();
         let holds = holds.iter().map(|(offset, lease)| (slot.place(*offset), *lease));

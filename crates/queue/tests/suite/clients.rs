@@ -1,7 +1,7 @@
 //! What consumers do in a [`World`]: they connect, ask, settle, break and crash.
 
 use jangada_queue::engine::{ConsumerId, Input, RequestId, SettleItem, Settlement};
-use jangada_queue::{AttemptId, SessionId};
+use jangada_queue::{AttemptId, CallId, SessionId};
 
 use crate::world::{Client, LEASE_MS, SLOT, World};
 
@@ -115,6 +115,7 @@ impl World {
             slot: SLOT,
             session: SessionId(self.clients[client].session),
             attempt: AttemptId(attempt),
+            call: CallId(request.0),
             messages,
             lease_ms: LEASE_MS,
             wait_ms,

@@ -10,8 +10,8 @@ use jangada_queue::engine::{
 };
 use jangada_queue::tables::{MarkRow, RowKind, key_of};
 use jangada_queue::{
-    AttemptId, Context, DeadReason, DoneCause, Engine, KeepsOrder, Mark, Marks, QueueId, QueueOps, Runs, Section,
-    SessionId, SlotId, SlotKind, Slots,
+    AttemptId, CallId, Context, DeadReason, DoneCause, Engine, KeepsOrder, Mark, Marks, QueueId, QueueOps, Runs,
+    Section, SessionId, SlotId, SlotKind, Slots,
 };
 use jangada_types::replicated::Seeds;
 use jangada_types::{LogPosition, Offset};
@@ -579,6 +579,7 @@ fn a_message_that_was_received_alone_costs_little_more() {
             slot: SLOT,
             session: SessionId(request % 20),
             attempt: AttemptId(0),
+            call: CallId(0),
             messages: 1,
             lease_ms: 30_000,
             wait_ms: 1_000,

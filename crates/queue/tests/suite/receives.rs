@@ -1,7 +1,7 @@
 //! Receives that are sent again, and answers that could not be handed on.
 
 use jangada_queue::engine::{Answer, Input, OnDead, Order, Policy, RequestId, SettleItem, Settlement, Waiter};
-use jangada_queue::{DoneCause, HeldState, LeaseId, Mark, MessageState, Section};
+use jangada_queue::{AttemptId, CallId, DoneCause, HeldState, LeaseId, Mark, MessageState, Section, SessionId};
 
 use crate::scenarios::{holds, plain, say, send, state, world};
 use crate::world::{SLOT, World};
@@ -22,6 +22,32 @@ fn undelivered(world: &mut World, request: RequestId, messages: Vec<(u64, LeaseI
         to: Waiter::Once(request),
         messages,
     });
+}
+
+/// The broker of this call of client 0, which another partition answered, takes back what it was granted here: so many messages.
+fn take_back(world: &mut World, call: RequestId) -> usize {
+    let request = RequestId(world.next_id());
+    let (_, attempt) = world.clients[0].receive.expect("it may ask again");
+    world.step(Input::TakeBack {
+        request,
+        slot: SLOT,
+        session: SessionId(world.clients[0].session),
+        attempt: AttemptId(attempt),
+        call: CallId(call.0),
+    });
+    if !world.answers.contains_key(&request) {
+        world.settle_down();
+    }
+    let Some(Answer::Received(messages)) = world.answers.get(&request).cloned() else {
+        panic!("it is answered");
+    };
+    let count = messages.len();
+    if count > 0 {
+        let messages = messages.iter().map(|message| (message.offset, message.lease));
+        undelivered(world, request, messages.collect());
+        world.settle_down();
+    }
+    count
 }
 
 fn is_leased(world: &World, offset: u64) -> bool {
@@ -45,6 +71,81 @@ fn what_was_given_to_the_next_try_is_not_given_back_by_the_one_before() {
     undelivered(&mut world, second, messages);
     world.settle_down();
     assert_eq!(state(&world, 0), MessageState::Free, "and nobody saw that either");
+}
+
+#[test]
+fn what_only_one_call_was_granted_is_taken_back_when_another_partition_answers_it() {
+    let mut world = world(Policy::default(), 1);
+    send(&mut world, plain(2));
+    let (first, _) = lost(&mut world, 2);
+    assert_eq!(take_back(&mut world, first), 2);
+    assert!(
+        [0, 1]
+            .map(|offset| state(&world, offset))
+            .iter()
+            .all(|state| *state == MessageState::Free)
+    );
+}
+
+#[test]
+fn what_the_next_try_got_is_not_taken_back_by_the_call_before() {
+    let mut world = world(Policy::default(), 1);
+    send(&mut world, plain(1));
+    let (first, _) = lost(&mut world, 1);
+    let known = world.clients[0].receive;
+    let second = world.receive(0, 1, 0);
+    assert_eq!(holds(&world, 0), [0]);
+    world.clients[0].receive = known;
+    for call in [first, second] {
+        assert_eq!(take_back(&mut world, call), 0, "another call may have handed it on");
+        assert!(is_leased(&world, 0), "it is the client's");
+    }
+}
+
+#[test]
+fn a_call_does_not_take_back_what_its_next_try_waits_for() {
+    let mut world = world(Policy::default(), 1);
+    let first = world.receive(0, 1, 60_000);
+    let known = world.clients[0].receive;
+    let second = world.receive(0, 1, 60_000);
+    assert_eq!(world.answers.get(&first), Some(&Answer::Superseded));
+    world.clients[0].receive = known;
+    assert_eq!(take_back(&mut world, first), 0);
+    assert_eq!(world.answers.get(&second), None, "it waits still");
+    // A grant for it is under way.
+    world.clients[0].receive = known.map(|(_, attempt)| (second, attempt));
+    let proposed = world.proposed;
+    world.send(plain(1));
+    while world.proposed == proposed {
+        assert!(world.apply(), "its message is granted");
+    }
+    assert_eq!(take_back(&mut world, first), 0);
+    assert_eq!(world.answers.get(&second), None, "its grant is under way still");
+    world.settle_down();
+    assert!(matches!(world.answers.get(&second), Some(Answer::Received(messages)) if messages.len() == 1));
+    assert!(is_leased(&world, 0));
+}
+
+#[test]
+fn what_an_earlier_leader_granted_is_not_taken_back_for_another_call_may_have_it() {
+    let mut world = world(Policy::default(), 1);
+    send(&mut world, plain(1));
+    let (first, _) = lost(&mut world, 1);
+    let known = world.clients[0].receive;
+    world.fail_over();
+    world.clients[0].receive = known;
+    assert_eq!(take_back(&mut world, first), 0);
+    assert!(is_leased(&world, 0));
+}
+
+#[test]
+fn a_call_that_is_taken_back_waits_no_longer() {
+    let mut world = world(Policy::default(), 1);
+    let first = world.receive(0, 1, 60_000);
+    assert_eq!(take_back(&mut world, first), 0);
+    assert_eq!(world.answers.get(&first), Some(&Answer::Received(Vec::new())));
+    send(&mut world, plain(1));
+    assert_eq!(state(&world, 0), MessageState::Free, "and gets nothing");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jangada_queue::engine::{SettleItem, Settled};
-use jangada_queue::{AttemptId, SessionId};
+use jangada_queue::{AttemptId, CallId, SessionId};
 use jangada_types::{Header, Offset, PartitionIndex, ProducerEpoch, ProducerId, QueueId, Sequence};
 
 use crate::api::queue_messages::NewMessage;
@@ -73,6 +73,10 @@ pub(crate) struct ReceiveMessages {
     pub at: QueuePartition,
     pub session: SessionId,
     pub attempt: AttemptId,
+    /// Which call of it this is: one that is sent again is another. 0: not known.
+    pub call: CallId,
+    /// What the call was given here is given back, and nothing is answered, unless another call of the attempt has asked for it.
+    pub gives_back: bool,
     /// At most so many. 0: only what the same attempt was given before.
     pub messages: u32,
     /// At most so many bytes, but at least one message.

@@ -3,6 +3,10 @@
 //! Partitions are asked one after the other, those that are led here first. Only when none has anything at once they are asked all at a
 //! time, to wait: whoever has a message first answers, and what another one hands out at the same moment is given back, as nobody saw it.
 //! So a call that waits is not answered empty while messages are elsewhere.
+//!
+//! A client that was not answered asks again with the same attempt, maybe another broker, while the first call is at work still. What
+//! both have got is the client's: each call has a number, and a partition's leader takes back what it handed out to a call only if no
+//! other call of the attempt has asked for it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,17 +14,15 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
-use jangada_queue::engine::{Delivered, RequestId, SettleItem, Settlement};
-use jangada_queue::{AttemptId, SessionId};
+use jangada_queue::engine::{Delivered, RequestId};
+use jangada_queue::{AttemptId, CallId, SessionId};
 use jangada_types::{PartitionIndex, Reason};
 use tokio::time::Instant;
 
 use super::damaged;
 use super::queue_ref::QueueRef;
 use super::reading::{read, received};
-use super::settle::settle_at;
-use super::token::Token;
-use crate::api::call::queues::{QueuePartition, ReceiveMessages, ReceivedMessage, SettleMessages};
+use crate::api::call::queues::{QueuePartition, ReceiveMessages, ReceivedMessage};
 use crate::api::context::RequestContext;
 use crate::api::passing::{PASS_TIMEOUT, pass_on};
 use crate::error::RequestError;
@@ -113,11 +115,14 @@ async fn receive_any(
     queue: &QueueRef,
     (partitions, wanted): (&[PartitionIndex], Receive),
 ) -> Result<ReceivedMessages, RequestError> {
+    let call = CallId(node.env.random.number().max(1));
     let ask = |index: PartitionIndex, messages: u32, wait: Duration| {
         let wanted = ReceiveMessages {
             at: queue.partition(index),
             session: wanted.session,
             attempt: wanted.attempt,
+            call,
+            gives_back: false,
             messages,
             max_bytes: wanted.max_bytes,
             lease_ms: wanted.lease_ms,
@@ -151,7 +156,7 @@ async fn receive_any(
     if wanted.wait.is_zero() {
         return refused.map_or_else(|| Ok(ReceivedMessages::none(full)), Err);
     }
-    wait_for_any(node, context, queue, (partitions, wanted)).await
+    wait_for_any(node, context, queue, (partitions, wanted), call).await
 }
 
 /// Waits at all partitions for the first message.
@@ -160,6 +165,7 @@ async fn wait_for_any(
     context: &RequestContext,
     queue: &QueueRef,
     (partitions, mut wanted): (&[PartitionIndex], Receive),
+    call: CallId,
 ) -> Result<ReceivedMessages, RequestError> {
     let asked = wanted.attempt;
     if wanted.attempt == AttemptId(0) {
@@ -175,7 +181,12 @@ async fn wait_for_any(
         let attempt = if is_forgotten { asked } else { wanted.attempt };
         let wanted = Receive { attempt, ..wanted };
         let (node, context, queue) = (node.clone(), context.clone(), queue.clone());
-        let wait = async move { (index, wait_at(&node, &context, &queue, (index, wanted), until).await) };
+        let wait = async move {
+            (
+                index,
+                wait_at(&node, &context, &queue, (index, wanted, call), until).await,
+            )
+        };
         if is_forgotten {
             forgotten.push(Box::pin(wait));
         } else {
@@ -199,7 +210,9 @@ async fn wait_for_any(
     drop(forgotten);
     if !asked_again.is_empty() {
         let (node, context, queue) = (node.clone(), context.clone(), queue.clone());
-        tokio::spawn(async move { take_back(&node, &context, &queue, (asked_again, left), (wanted, until)).await });
+        tokio::spawn(
+            async move { take_back(&node, &context, &queue, (asked_again, left), (wanted, call, until)).await },
+        );
     }
     received
 }
@@ -211,17 +224,17 @@ async fn take_back(
     context: &RequestContext,
     queue: &QueueRef,
     (mut waits, mut left): (Waits, BTreeSet<PartitionIndex>),
-    (wanted, until): (Receive, Instant),
+    (wanted, call, until): (Receive, CallId, Instant),
 ) {
     while !waits.is_empty() && Instant::now() < until + PASS_TIMEOUT {
         for index in &left {
-            give_back(node, context, queue, (*index, wanted)).await;
+            give_back(node, context, queue, (*index, wanted, call)).await;
         }
         let again = Instant::now() + LEADER_RETRY;
         while let Ok(Some((index, received))) = tokio::time::timeout_at(again, waits.next()).await {
             left.remove(&index);
-            if let Ok(received) = received {
-                release(node, context, queue, (index, received)).await;
+            if received.is_ok_and(|received| !received.messages.is_empty()) {
+                give_back(node, context, queue, (index, wanted, call)).await;
             }
         }
     }
@@ -232,7 +245,7 @@ async fn wait_at(
     node: &Arc<Node>,
     context: &RequestContext,
     queue: &QueueRef,
-    (index, wanted): (PartitionIndex, Receive),
+    (index, wanted, call): (PartitionIndex, Receive, CallId),
     until: Instant,
 ) -> Result<ReceivedMessages, RequestError> {
     loop {
@@ -240,6 +253,8 @@ async fn wait_at(
             at: queue.partition(index),
             session: wanted.session,
             attempt: wanted.attempt,
+            call,
+            gives_back: false,
             messages: wanted.messages,
             max_bytes: wanted.max_bytes,
             lease_ms: wanted.lease_ms,
@@ -260,48 +275,20 @@ async fn give_back(
     node: &Arc<Node>,
     context: &RequestContext,
     queue: &QueueRef,
-    (index, wanted): (PartitionIndex, Receive),
+    (index, wanted, call): (PartitionIndex, Receive, CallId),
 ) {
-    let again = asks_again(queue.partition(index), &wanted);
     // If that fails their lease runs out.
-    if let Ok(received) = receive_at(node, context, queue, again).await {
-        release(node, context, queue, (index, received)).await;
-    }
+    let _ = receive_at(node, context, queue, back(queue.partition(index), &wanted, call)).await;
 }
 
-/// Gives messages of a partition back.
-async fn release(
-    node: &Arc<Node>,
-    context: &RequestContext,
-    queue: &QueueRef,
-    (index, received): (PartitionIndex, ReceivedMessages),
-) {
-    let items = received.messages.iter().filter_map(|message| {
-        let token: Token = queue.token(&message.token, 0).ok()?;
-        Some(SettleItem {
-            offset: token.offset,
-            lease: token.lease,
-            settlement: Settlement::Release,
-        })
-    });
-    let items: Vec<SettleItem> = items.collect();
-    if !items.is_empty() {
-        let wanted = SettleMessages {
-            at: queue.partition(index),
-            items,
-            transaction: None,
-        };
-        settle_at(node, context, queue, wanted).await;
-    }
-}
-
-/// Asks for what was handed out already, to give it back. What has no room in the answer goes back by itself, so it asks for next to no
-/// room: for more than a broker has it would wait in vain, and hold up all that is passed on over the same connection.
-fn asks_again(at: QueuePartition, wanted: &Receive) -> ReceiveMessages {
+/// Asks a partition to take back what it handed out to a call.
+fn back(at: QueuePartition, wanted: &Receive, call: CallId) -> ReceiveMessages {
     ReceiveMessages {
         at,
         session: wanted.session,
         attempt: wanted.attempt,
+        call,
+        gives_back: true,
         messages: 0,
         max_bytes: 1,
         lease_ms: wanted.lease_ms,
@@ -368,10 +355,15 @@ async fn receive_of(
     let args = ReceiveArgs {
         session: wanted.session,
         attempt: wanted.attempt,
+        call: wanted.call,
         messages: wanted.messages,
         lease_ms: wanted.lease_ms.unwrap_or_else(|| queue.lease_ms()),
         wait_ms: u64::try_from(wanted.wait.as_millis()).unwrap_or(u64::MAX),
     };
+    if wanted.gives_back {
+        desk.take_back(queue.id(), args).await?;
+        return Ok(ReceivedMessages::none(0));
+    }
     let Handed {
         request,
         messages,
@@ -458,7 +450,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_given_back_is_asked_for_by_its_attempt_and_takes_no_room() {
+    fn what_is_given_back_is_named_by_its_attempt_and_call_and_takes_no_room() {
         let wanted = Receive {
             partition: None,
             session: SessionId(3),
@@ -472,8 +464,12 @@ mod tests {
             queue: QueueId(7),
             index: PartitionIndex(2),
         };
-        let again = asks_again(at, &wanted);
-        assert_eq!((again.session, again.attempt), (SessionId(3), AttemptId(4)));
+        let again = back(at, &wanted, CallId(5));
+        assert_eq!(
+            (again.session, again.attempt, again.call),
+            (SessionId(3), AttemptId(4), CallId(5))
+        );
+        assert!(again.gives_back);
         assert_eq!((again.messages, again.max_bytes, again.wait), (0, 1, Duration::ZERO));
     }
 }

@@ -105,7 +105,7 @@ fn in_order(count: usize, outcomes: Vec<(Vec<usize>, SettleOutcomes)>) -> Settle
 }
 
 /// Settles messages of one partition, wherever it is led.
-pub(super) async fn settle_at(
+async fn settle_at(
     node: &Arc<Node>,
     context: &RequestContext,
     queue: &QueueRef,

@@ -278,3 +278,55 @@ async fn whoever_waits_at_a_desk_whose_task_has_panicked_is_told() {
     assert_eq!(receive(&next, 1, LONG_MS).await.len(), 1);
     broker.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_later_try_has_is_not_given_back_at_the_next_desk() {
+    let (broker, partition, desk) = begin(Policy::default()).await;
+    send(&partition, 1).await;
+    let asks = ReceiveArgs {
+        attempt: AttemptId(9),
+        ..asks(1, LONG_MS)
+    };
+    let first = desk.receive(QUEUE, asks).await.expect("it leads");
+    let second = desk.receive(QUEUE, asks).await.expect("it leads");
+    assert_eq!(
+        offsets(&first.messages),
+        offsets(&second.messages),
+        "the first answer was lost"
+    );
+    desk.end();
+    let next = next_desk(&partition, &desk).await;
+    let messages: Vec<_> = first
+        .messages
+        .iter()
+        .map(|message| (message.offset, message.lease))
+        .collect();
+    desk.undelivered(QUEUE, first.request, messages.clone());
+    assert!(is_empty(&next).await, "it is with the second try");
+    desk.undelivered(QUEUE, second.request, messages);
+    assert_eq!(offsets(&receive(&next, 1, LONG_MS).await), [0], "nobody has seen it");
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_takes_back_what_it_was_granted_and_not_what_its_next_try_got() {
+    let (broker, partition, desk) = begin(Policy::default()).await;
+    let asks = |attempt, call| ReceiveArgs {
+        attempt: AttemptId(attempt),
+        call: CallId(call),
+        ..asks(1, LONG_MS)
+    };
+    send(&partition, 1).await;
+    desk.receive(QUEUE, asks(1, 10)).await.expect("it leads");
+    desk.take_back(QUEUE, asks(1, 10)).await.expect("it leads");
+    let again = desk.receive(QUEUE, asks(2, 20)).await.expect("it leads");
+    assert_eq!(offsets(&again.messages), [0]);
+    let next_try = desk.receive(QUEUE, asks(2, 21)).await.expect("it leads");
+    assert_eq!(offsets(&next_try.messages), [0], "the answer was lost");
+    for call in [20, 21] {
+        desk.take_back(QUEUE, asks(2, call)).await.expect("it leads");
+    }
+    assert!(is_empty(&desk).await, "the client has it");
+    assert_eq!(settle(&desk, &again.messages, Settlement::Ack).await, [Settled::Done]);
+    broker.stop().await;
+}
