@@ -1,5 +1,9 @@
 //! Waiting until every broker knows who leads a new topic, or what was changed of the metadata: clients may ask any of them next.
+//!
+//! A broker that this one does not hear of may be cut off from it alone, and answer clients: it is waited for as long as another broker
+//! hears of it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,7 +49,8 @@ pub(super) async fn await_leaders(
     timeout_at(deadline, known_here(node, topic))
         .await
         .map_err(|_| lacks(node.broker()))?;
-    let waits = live_others(node).into_iter().map(|broker| async move {
+    let live = known_by_all(node, version, deadline).await.map_err(lacks)?;
+    let waits = live.into_iter().map(|broker| async move {
         let known = timeout_at(deadline, known_by(node, broker, topic, version)).await;
         known.map_err(|_| lacks(broker))
     });
@@ -58,17 +63,79 @@ pub(super) async fn await_leaders(
 /// NOT_READY, not definite: a broker does not have it after 30 s.
 pub(super) async fn await_version(node: &Arc<Node>, what: &str, version: u64) -> Result<(), RequestError> {
     let deadline = Instant::now() + KNOWN_TIMEOUT;
-    let waits = live_others(node).into_iter().map(|broker| async move {
-        let known = timeout_at(deadline, version_known_by(node, broker, version)).await;
-        known.map_err(|_| {
-            let message = format!(
-                "{what} is in the metadata, version {version}, but broker {broker} does not know it after {KNOWN_TIMEOUT:?}; see \
-                 `jangada cluster health`"
-            );
-            RequestError::new(Reason::NotReady, message).unknown()
-        })
-    });
-    futures::future::try_join_all(waits).await.map(drop)
+    let known = known_by_all(node, version, deadline).await;
+    known.map(drop).map_err(|broker| {
+        let message = format!(
+            "{what} is in the metadata, version {version}, but broker {broker} does not know it after {KNOWN_TIMEOUT:?}; see \
+             `jangada cluster health`"
+        );
+        RequestError::new(Reason::NotReady, message).unknown()
+    })
+}
+
+/// Returns when all other brokers that this one or one of them hears of have a version of the metadata: those brokers.
+///
+/// # Errors
+/// One of them does not have it by then.
+async fn known_by_all(node: &Node, version: u64, deadline: Instant) -> Result<BTreeSet<BrokerId>, BrokerId> {
+    let hears =
+        |broker| async move { ask(node, broker, KnowsVersion { min_version: version }, QUESTION_TIMEOUT).await };
+    let is_alive = |broker| node.registry().is_alive(broker);
+    known_by_whom_somebody_hears((node.broker(), live_others(node)), hears, is_alive, deadline).await
+}
+
+/// Asks the brokers `others`, and those that they hear of, until each has answered with whom it hears of. One that does not answer is
+/// not asked again when nobody hears of it any more.
+async fn known_by_whom_somebody_hears<F: Future<Output = Option<Vec<BrokerId>>>>(
+    (own, others): (BrokerId, Vec<BrokerId>),
+    ask: impl Fn(BrokerId) -> F,
+    is_alive: impl Fn(BrokerId) -> bool,
+    deadline: Instant,
+) -> Result<BTreeSet<BrokerId>, BrokerId> {
+    let (ask, is_alive) = (&ask, &is_alive);
+    let answer_of = |broker| async move {
+        let mut pause = BACKOFF_MIN;
+        let answered = timeout_at(deadline, async {
+            loop {
+                match ask(broker).await {
+                    Some(hears) => return Some(hears),
+                    // One that died meanwhile need not know.
+                    None if !is_alive(broker) => return None,
+                    None => {}
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(BACKOFF_MAX);
+            }
+        });
+        answered.await.map(|hears| (broker, hears)).map_err(|_| broker)
+    };
+    let mut known = BTreeSet::new();
+    let (mut asked, mut pause) = (others, BACKOFF_MIN);
+    loop {
+        let mut heard_of = BTreeSet::new();
+        for (broker, hears) in futures::future::try_join_all(asked.into_iter().map(&answer_of)).await? {
+            let Some(hears) = hears else { continue };
+            known.insert(broker);
+            heard_of.extend(hears);
+        }
+        let is_left = |broker: &&BrokerId| **broker != own && !known.contains(broker);
+        let Some(lacks) = heard_of.iter().find(is_left).copied() else {
+            return Ok(known);
+        };
+        if Instant::now() + pause >= deadline {
+            return Err(lacks);
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(BACKOFF_MAX);
+        // Those that know are asked once more: whether they hear of them still.
+        asked = known
+            .iter()
+            .copied()
+            .chain(heard_of.into_iter().filter(|broker| *broker != own))
+            .collect();
+        asked.sort_unstable();
+        asked.dedup();
+    }
 }
 
 /// The other brokers that are alive, as far as this one knows.
@@ -134,16 +201,70 @@ async fn known_by(node: &Node, broker: BrokerId, topic: TopicId, min_version: u6
     }
 }
 
-/// Returns when another broker has this version of the metadata.
-async fn version_known_by(node: &Node, broker: BrokerId, min_version: u64) {
-    let mut pause = BACKOFF_MIN;
-    loop {
-        let known = ask(node, broker, KnowsVersion { min_version }, QUESTION_TIMEOUT).await;
-        // A broker that died meanwhile need not know.
-        if known.is_some() || !node.registry().is_alive(broker) {
-            return;
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(BACKOFF_MAX);
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+
+    use super::*;
+
+    fn brokers<const N: usize>(ids: [u32; N]) -> [BrokerId; N] {
+        ids.map(BrokerId)
+    }
+
+    fn deadline() -> Instant {
+        Instant::now() + KNOWN_TIMEOUT
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_broker_that_only_others_hear_of_is_waited_for() {
+        let asked = RefCell::new(Vec::new());
+        let tries = Cell::new(0);
+        let ask = |broker| {
+            asked.borrow_mut().push(broker);
+            if broker == BrokerId(3) {
+                tries.set(tries.get() + 1);
+            }
+            let answers = broker == BrokerId(2) || tries.get() == 3;
+            async move { answers.then(|| brokers([1, 2, 3]).to_vec()) }
+        };
+        let others = (BrokerId(1), vec![BrokerId(2)]);
+        let known = known_by_whom_somebody_hears(others, ask, |broker| broker == BrokerId(2), deadline()).await;
+        assert_eq!(known, Ok(brokers([2, 3]).into()));
+        assert_eq!(tries.get(), 3, "until it knew: {:?}", asked.borrow());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_broker_that_others_hear_of_and_that_never_answers_is_named() {
+        let ask = |broker| async move { (broker == BrokerId(2)).then(|| brokers([2, 3]).to_vec()) };
+        let others = (BrokerId(1), vec![BrokerId(2)]);
+        let known = known_by_whom_somebody_hears(others, ask, |broker| broker == BrokerId(2), deadline()).await;
+        assert_eq!(known, Err(BrokerId(3)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_broker_that_nobody_hears_of_any_more_is_not_waited_for() {
+        let rounds = Cell::new(0);
+        let ask = |broker| {
+            let answer = (broker == BrokerId(2)).then(|| {
+                rounds.set(rounds.get() + 1);
+                brokers([2, if rounds.get() < 4 { 3 } else { 2 }]).to_vec()
+            });
+            async move { answer }
+        };
+        let others = (BrokerId(1), vec![BrokerId(2)]);
+        let known = known_by_whom_somebody_hears(others, ask, |broker| broker == BrokerId(2), deadline()).await;
+        assert_eq!(known, Ok(brokers([2]).into()));
+        assert_eq!(rounds.get(), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_answers_without_saying_whom_it_hears_of_is_enough() {
+        let known = known_by_whom_somebody_hears(
+            (BrokerId(1), brokers([2, 3]).to_vec()),
+            |_| async { Some(Vec::new()) },
+            |_| true,
+            deadline(),
+        );
+        assert_eq!(known.await, Ok(brokers([2, 3]).into()));
     }
 }

@@ -96,13 +96,15 @@ pub(super) async fn knows_leaders(node: &Node, asked: &KnowsLeaders) -> Result<b
     Ok(image.topic(asked.topic).is_none_or(|topic| all_led(node, topic)))
 }
 
-/// Returns when this broker's metadata have a version.
+/// Returns when this broker's metadata have a version: the brokers that it hears of.
 ///
 /// # Errors
 /// NOT_READY: they do not have it within 5 s.
-pub(super) async fn knows_version(node: &Node, asked: &KnowsVersion) -> Result<(), RequestError> {
+pub(super) async fn knows_version(node: &Node, asked: &KnowsVersion) -> Result<Vec<BrokerId>, RequestError> {
     let known = node.metadata.wait_for_version(asked.min_version, VERSION_TIMEOUT);
-    known.await.map(drop)
+    let image = known.await?;
+    let brokers = image.brokers().map(|broker| broker.id);
+    Ok(brokers.filter(|broker| node.registry().is_alive(*broker)).collect())
 }
 
 fn all_led(node: &Node, topic: &Topic) -> bool {

@@ -372,7 +372,9 @@ pub(super) fn answer_to(image: &Image, group: &str, answer: Answer) -> AnswerMes
         Answer::DescribeDamage(damage) => AnswerMessage::DescribeDamage(cluster::damage_to(damage)),
         Answer::ListGroups(list) => AnswerMessage::ListGroups(cluster::groups_to(list)),
         Answer::KnowsLeaders(all) => AnswerMessage::KnowsLeaders(KnowsLeadersResponse { all }),
-        Answer::KnowsVersion(()) => AnswerMessage::KnowsVersion(KnowsVersionResponse {}),
+        Answer::KnowsVersion(alive) => AnswerMessage::KnowsVersion(KnowsVersionResponse {
+            alive_broker_ids: alive.into_iter().map(BrokerId::get).collect(),
+        }),
         Answer::ListBrokers(brokers) => AnswerMessage::ListBrokers(ListBrokersResponse {
             broker_ids: brokers.into_iter().map(BrokerId::get).collect(),
         }),
@@ -449,7 +451,9 @@ pub(super) fn answer_of(message: AnswerMessage) -> Result<Answer, RequestError> 
         AnswerMessage::DescribeDamage(response) => Answer::DescribeDamage(cluster::damage_of(response)),
         AnswerMessage::ListGroups(response) => Answer::ListGroups(cluster::groups_of(response)),
         AnswerMessage::KnowsLeaders(response) => Answer::KnowsLeaders(response.all),
-        AnswerMessage::KnowsVersion(KnowsVersionResponse {}) => Answer::KnowsVersion(()),
+        AnswerMessage::KnowsVersion(response) => {
+            Answer::KnowsVersion(response.alive_broker_ids.into_iter().map(BrokerId).collect())
+        }
         AnswerMessage::ListBrokers(response) => {
             Answer::ListBrokers(response.broker_ids.into_iter().map(BrokerId).collect())
         }

@@ -438,7 +438,7 @@ fn answers() -> Vec<Answer> {
         )]),
         Answer::AskUnused(vec![(PartitionIndex(0), true), (PartitionIndex(3), false)]),
         Answer::KnowsLeaders(true),
-        Answer::KnowsVersion(()),
+        Answer::KnowsVersion(vec![BrokerId(2), BrokerId(3)]),
         Answer::ListBrokers(vec![BrokerId(1), BrokerId(3)]),
     ]
 }

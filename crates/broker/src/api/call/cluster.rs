@@ -125,7 +125,7 @@ pub(crate) struct KnowsLeaders {
     pub min_version: u64,
 }
 
-/// Asks a broker to answer when its metadata have a version.
+/// Asks a broker to answer when its metadata have a version: with the brokers that it hears of, itself among them.
 #[derive(Debug)]
 pub(crate) struct KnowsVersion {
     pub min_version: u64,

@@ -158,6 +158,6 @@ passable! {
     DescribeDamage(DescribeDamage) => Damage, of DescribeCluster;
     ListGroups(ListGroups) => GroupList, of ListGroups;
     KnowsLeaders(KnowsLeaders) => bool, of GetMetadata;
-    KnowsVersion(KnowsVersion) => (), of GetMetadata;
+    KnowsVersion(KnowsVersion) => Vec<BrokerId>, of GetMetadata;
     ListBrokers(ListBrokers) => Vec<BrokerId>, of GetMetadata;
 }
