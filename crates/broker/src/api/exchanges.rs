@@ -216,10 +216,12 @@ pub(crate) async fn create(node: &Arc<Node>, wanted: ExchangeWanted) -> Result<E
 
 /// An exchange that is there, once every live broker knows it.
 async fn known(node: &Arc<Node>, exchange: &Exchange, created: bool) -> Result<ExchangeCreated, RequestError> {
-    let version = node.metadata.image().version();
-    await_version(node, &format!("exchange {:?}", exchange.name), version).await?;
-    if let Some(log) = node.metadata.image().exchange_log(exchange.id) {
-        await_leaders(node, &log.name, log.id, version).await?;
+    let image = node.metadata.image();
+    let version = image.version();
+    // Who knows the leaders of its log knows the exchange: there is one bound of time for both.
+    match image.exchange_log(exchange.id) {
+        Some(log) => await_leaders(node, &log.name, log.id, version).await?,
+        None => await_version(node, &format!("exchange {:?}", exchange.name), version).await?,
     }
     Ok(ExchangeCreated {
         id: exchange.id,

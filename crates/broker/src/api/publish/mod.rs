@@ -21,7 +21,7 @@ use futures::future::join_all;
 use jangada_types::limits::PUBLISH_MESSAGES_MAX;
 use jangada_types::{PartitionIndex, Reason};
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 pub(crate) use self::outcome::PublishOutcomes;
 use self::plan::Plan;
@@ -73,10 +73,13 @@ pub(crate) async fn publish(
 ) -> Result<PublishOutcomes, RequestError> {
     let deadline = Instant::now() + context.time_left(wanted.timeout);
     check_count(wanted.messages.len())?;
-    exchanges::ensure(node, &wanted.exchange).await?;
-    let routed = node.routers.routed().await?;
+    let routed = timeout_at(deadline, async {
+        exchanges::ensure(node, &wanted.exchange).await?;
+        node.routers.routed().await
+    });
+    let routed = routed.await.unwrap_or_else(|_| Err(plan::out_of_time()))?;
     let plan = Plan::new(node, &routed, &wanted.exchange, wanted.order_key)?;
-    let planned = plan.of(wanted.messages).await?;
+    let planned = plan.of(wanted.messages, deadline).await?;
     let room = Semaphore::new(UNDER_WAY_BYTES_MAX as usize);
     let sends = planned.batches().map(|batch| {
         let (room, planned) = (&room, &planned);

@@ -9,6 +9,7 @@ use jangada_controller::{Image, QueueKind};
 use jangada_routing::{ExchangeKind, Message, RouteError, Router, Scratch};
 use jangada_types::limits::PUBLISH_COPIES_MAX;
 use jangada_types::{ExchangeId, Header, PartitionIndex, QueueId, Reason};
+use tokio::time::Instant;
 
 use super::MessageToPublish;
 use super::outcome::{Outcome, of_queue};
@@ -26,8 +27,10 @@ use crate::routing::Routed;
 /// The headers that say in each queue what the message was published to, and by which routing key. Bindings do not see them.
 const EXCHANGE_HEADER: &str = "jangada-exchange";
 const ROUTING_KEY_HEADER: &str = "jangada-routing-key";
-/// After so many messages other tasks have their turn.
+/// After so many messages other tasks have their turn ...
 const YIELD_EVERY: usize = 256;
+/// ... or after so long, since a message may cost as much as all of those.
+const YIELD_AFTER: Duration = Duration::from_millis(5);
 /// Sets of queues that the next message's is compared with.
 const SETS_COMPARED: usize = 64;
 
@@ -187,11 +190,12 @@ impl<'a> Plan<'a> {
     /// Says where the messages are to go. Those that are refused by now have their outcome.
     ///
     /// # Errors
-    /// BATCH_TOO_LARGE: they are for too many queues together.
-    pub async fn of(mut self, messages: Vec<MessageToPublish>) -> Result<Planned, RequestError> {
+    /// BATCH_TOO_LARGE: they are for too many queues together. BROKER_BUSY: it takes longer than to the deadline.
+    pub async fn of(mut self, messages: Vec<MessageToPublish>, deadline: Instant) -> Result<Planned, RequestError> {
         let mut scratch = Scratch::default();
         let mut queues = Vec::new();
         let exchange = Bytes::copy_from_slice(self.exchange.as_bytes());
+        let mut turn = Instant::now();
         for (number, message) in messages.into_iter().enumerate() {
             let outcome = match self.route(&message, (&mut scratch, &mut queues)) {
                 Ok(()) => self.add(number, message, (&queues, &exchange)),
@@ -205,8 +209,13 @@ impl<'a> Plan<'a> {
             }
             let outcome = outcome.map_or_else(Outcome::refused, |()| Outcome::default());
             self.planned.outcomes.push(outcome);
-            if number % YIELD_EVERY == YIELD_EVERY - 1 {
+            let now = Instant::now();
+            if now >= deadline {
+                return Err(out_of_time());
+            }
+            if number % YIELD_EVERY == YIELD_EVERY - 1 || now - turn >= YIELD_AFTER {
                 tokio::task::yield_now().await;
+                turn = Instant::now();
             }
         }
         Ok(self.planned)
@@ -362,6 +371,13 @@ fn header(name: &str, value: Bytes) -> Header {
         key: name.to_owned(),
         value: Some(value),
     }
+}
+
+/// The time of a call was over before anything was sent.
+pub(super) fn out_of_time() -> RequestError {
+    let message = "the call's time was over before it was known where its messages go: publish fewer messages at once; nothing was \
+                   published";
+    RequestError::new(Reason::BrokerBusy, message)
 }
 
 fn too_many() -> RequestError {
