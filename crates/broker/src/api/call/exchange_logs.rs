@@ -27,3 +27,16 @@ pub(crate) enum Readers {
     /// Sets of queues, and of each message the number of its set.
     Some { sets: Vec<Vec<QueueId>>, of: Vec<u32> },
 }
+
+impl Readers {
+    /// Those of the messages from a place on.
+    pub fn from(&self, first: usize) -> Self {
+        match self {
+            Self::All => Self::All,
+            Self::Some { sets, of } => Self::Some {
+                sets: sets.clone(),
+                of: of[first..].to_vec(),
+            },
+        }
+    }
+}

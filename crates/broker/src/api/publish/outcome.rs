@@ -3,6 +3,8 @@
 use jangada_types::planted::{self, Bug};
 use std::sync::Arc;
 
+use jangada_types::Reason;
+
 use crate::api::call::queues::SentMessage;
 use crate::error::RequestError;
 
@@ -30,6 +32,8 @@ pub(super) struct Outcome {
     refused: Option<RequestError>,
     /// The first queue of which it is not known whether it has the message.
     unknown: Option<RequestError>,
+    /// Some of its queues were deleted meanwhile.
+    lost_queues: bool,
 }
 
 impl Outcome {
@@ -65,6 +69,11 @@ impl Outcome {
         }
     }
 
+    /// A queue of the message, or all those that read it from one log, were deleted meanwhile: it is for the others.
+    pub fn lost_queue(&mut self) {
+        self.lost_queues = true;
+    }
+
     fn failed(&mut self, error: RequestError) {
         let first = match error.definite {
             true => &mut self.refused,
@@ -73,9 +82,11 @@ impl Outcome {
         first.get_or_insert(error);
     }
 
-    /// Where the message is, or why it is not in all of its queues. A refusal is definite only when no queue has the message.
+    /// Where the message is, or why it is not in all of its queues. A refusal is definite only when no queue has the message. Queues that
+    /// were deleted meanwhile do not count, unless none is left.
     pub fn into_result(self) -> Result<Vec<PublishedPlace>, RequestError> {
         match (self.refused, self.unknown) {
+            (None, None) if self.lost_queues && self.places.is_empty() => Err(no_queue_left()),
             (None, None) => Ok(self.places),
             _ if planted::is(Bug::HalfPublished) && !self.places.is_empty() => Ok(self.places),
             (None, Some(unknown)) => Err(unknown),
@@ -95,6 +106,12 @@ pub(super) fn of_queue(queue: &str, mut error: RequestError) -> RequestError {
     error.with(QUEUE, queue)
 }
 
+/// The refusal of a message all of whose queues were deleted before they had it.
+fn no_queue_left() -> RequestError {
+    let message = "the queues that the message was for were deleted meanwhile: publish it again";
+    RequestError::new(Reason::UnknownQueue, message)
+}
+
 /// The refusal of a message that other queues have, or may have.
 fn elsewhere(mut refused: RequestError, places: usize) -> RequestError {
     refused.message = match places {
@@ -106,7 +123,7 @@ fn elsewhere(mut refused: RequestError, places: usize) -> RequestError {
 
 #[cfg(test)]
 mod tests {
-    use jangada_types::{Offset, PartitionIndex, Reason};
+    use jangada_types::{Offset, PartitionIndex};
 
     use super::*;
 
@@ -155,6 +172,25 @@ mod tests {
         assert_eq!((some.reason, some.definite), (Reason::QueueFull, false));
         assert_eq!(some.metadata["queue"], "b");
         assert!(some.message.contains("1 other queues have"), "{some}");
+    }
+
+    #[test]
+    fn a_queue_that_is_deleted_meanwhile_takes_nothing_from_the_others() {
+        let outcome = |sent: &[Result<SentMessage, RequestError>]| {
+            let mut outcome = Outcome::default();
+            outcome.lost_queue();
+            for sent in sent {
+                outcome.add(&"a".into(), sent.clone());
+            }
+            outcome.into_result()
+        };
+        assert_eq!(outcome(&[Ok(SENT)]).expect("it is in all that are left").len(), 1);
+        let none = outcome(&[]).expect_err("no queue is left");
+        assert_eq!((none.reason, none.definite), (Reason::UnknownQueue, true));
+        let refused = outcome(&[Err(full())]).expect_err("one is full");
+        assert_eq!((refused.reason, refused.definite), (Reason::QueueFull, true));
+        let lost = outcome(&[Err(lost())]).expect_err("one does not answer");
+        assert!(!lost.definite);
     }
 
     #[test]

@@ -121,17 +121,18 @@ impl Planned {
         batches.map(|((exchange, index), batch)| (*exchange, *index, batch))
     }
 
-    /// What is asked of the leader of a log's partition.
+    /// What is asked of the leader of a log's partition, for the messages of a batch from a place on.
     pub fn append_to_log(
         &self,
         (exchange, index, batch): (ExchangeId, PartitionIndex, &LogBatch),
+        from: usize,
         timeout: Duration,
     ) -> AppendToLog {
         AppendToLog {
             exchange,
             index,
-            messages: self.messages(&batch.numbers),
-            readers: batch.readers.clone(),
+            messages: self.messages(&batch.numbers[from..]),
+            readers: batch.readers.from(from),
             version: self.version,
             timeout,
         }
