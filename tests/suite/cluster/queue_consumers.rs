@@ -433,7 +433,8 @@ async fn messages_that_nobody_can_read_fail_and_hold_up_no_other_one() {
         metrics.contains("jangada_queue_unreadable_messages_total 6"),
         "three failed twice: {metrics}"
     );
-    // A call that is answered once goes on, too.
+    // A call that is answered once waits on, too, for what it can hand out.
+    drop(consumer);
     let produced = raw::produce(&mut log_of(&cluster).await, raw::partition(TOPIC, 0), garbage()).await;
     produced.expect("it is not looked at");
     let produced = raw::produce(
@@ -443,7 +444,6 @@ async fn messages_that_nobody_can_read_fail_and_hold_up_no_other_one() {
     )
     .await;
     produced.expect("it is sound");
-    drop(consumer);
     let got = receive(&client, 10).await;
     assert_eq!(got.iter().map(text).collect::<Vec<_>>(), ["d"]);
     let settled = client

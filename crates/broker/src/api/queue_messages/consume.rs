@@ -492,7 +492,8 @@ impl Consuming {
         };
         // Without a desk it is not led here, and the session gets them again elsewhere.
         let Ok(desk) = served.partition.desk() else { return };
-        for gone in damaged::settle(&self.node, (&self.queue, index), desk, messages, why) {
+        let (left, _) = damaged::settle(&self.node, (&self.queue, index), desk, messages, why);
+        for gone in left {
             let queue = self.queue.name();
             tracing::warn!(queue, partition = %index, offset = gone.offset, "a message is not there any more");
         }

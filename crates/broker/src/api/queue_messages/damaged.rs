@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use jangada_queue::engine::{Delivered, SettleItem, Settlement};
 use jangada_types::PartitionIndex;
+use tokio::task::JoinHandle;
 
 use super::queue_ref::QueueRef;
 use crate::node::Node;
@@ -18,14 +19,15 @@ pub(crate) struct Damaged {
     pub why: Arc<str>,
 }
 
-/// Settles messages whose records are damaged as failed, logs and counts them; and those that are none as done. Returns the other ones.
+/// Settles messages whose records are damaged as failed, logs and counts them; and those that are none as done. Returns the other ones, and
+/// the task that settles, if there is something to settle.
 pub(super) fn settle(
     node: &Node,
     (queue, index): (&QueueRef, PartitionIndex),
     desk: Arc<Desk>,
     messages: Vec<Delivered>,
     (damaged, voids): (&[Damaged], &[u64]),
-) -> Vec<Delivered> {
+) -> (Vec<Delivered>, Option<JoinHandle<()>>) {
     let (mut items, mut rest, mut unreadable) = (Vec::new(), Vec::new(), 0);
     for message in messages {
         if voids.contains(&message.offset) {
@@ -58,10 +60,10 @@ pub(super) fn settle(
     if unreadable > 0 {
         node.metrics.unreadable_messages(unreadable);
     }
-    if !items.is_empty() {
+    let settling = (!items.is_empty()).then(|| {
         let queue = queue.id();
         // If leadership moves meanwhile, the next leader hands it to the session again, and it fails there.
-        tokio::spawn(async move { desk.settle(queue, items).await });
-    }
-    rest
+        tokio::spawn(async move { drop(desk.settle(queue, items).await) })
+    });
+    (rest, settling)
 }

@@ -17,6 +17,7 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 use jangada_queue::engine::{Delivered, RequestId};
 use jangada_queue::{AttemptId, CallId, SessionId};
 use jangada_types::{PartitionIndex, Reason};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::damaged;
@@ -349,38 +350,49 @@ async fn receive_of(
     node: &Arc<Node>,
     context: &RequestContext,
     (queue, partition): (&QueueRef, &Arc<Partition>),
-    wanted: ReceiveMessages,
+    mut wanted: ReceiveMessages,
 ) -> Result<ReceivedMessages, RequestError> {
     let desk = partition.desk()?;
-    let args = ReceiveArgs {
-        session: wanted.session,
-        attempt: wanted.attempt,
-        call: wanted.call,
-        messages: wanted.messages,
-        lease_ms: wanted.lease_ms.unwrap_or_else(|| queue.lease_ms()),
-        wait_ms: u64::try_from(wanted.wait.as_millis()).unwrap_or(u64::MAX),
-    };
-    if wanted.gives_back {
-        desk.take_back(queue.id(), args).await?;
-        return Ok(ReceivedMessages::none(0));
+    let until = Instant::now() + wanted.wait;
+    loop {
+        let args = ReceiveArgs {
+            session: wanted.session,
+            attempt: wanted.attempt,
+            call: wanted.call,
+            messages: wanted.messages,
+            lease_ms: wanted.lease_ms.unwrap_or_else(|| queue.lease_ms()),
+            wait_ms: u64::try_from(wanted.wait.as_millis()).unwrap_or(u64::MAX),
+        };
+        if wanted.gives_back {
+            desk.take_back(queue.id(), args).await?;
+            return Ok(ReceivedMessages::none(0));
+        }
+        let Handed {
+            request,
+            messages,
+            in_flight_full,
+        } = desk.receive(queue.id(), args).await?;
+        if messages.is_empty() {
+            return Ok(ReceivedMessages::none(in_flight_full));
+        }
+        let granted = Granted {
+            request,
+            messages,
+            queue,
+            desk: desk.clone(),
+        };
+        let (received, settling) = granted
+            .read(node, context, (partition, wanted.at.index), wanted.max_bytes)
+            .await?;
+        // Who waits is not answered empty because of messages that nobody gets: once those are settled others may come.
+        match settling {
+            Some(settling) if received.messages.is_empty() && Instant::now() < until => {
+                let _ = tokio::time::timeout_at(until, settling).await;
+                wanted.wait = until.saturating_duration_since(Instant::now());
+            }
+            _ => return Ok(received),
+        }
     }
-    let Handed {
-        request,
-        messages,
-        in_flight_full,
-    } = desk.receive(queue.id(), args).await?;
-    if messages.is_empty() {
-        return Ok(ReceivedMessages::none(in_flight_full));
-    }
-    let granted = Granted {
-        request,
-        messages,
-        queue,
-        desk,
-    };
-    granted
-        .read(node, context, (partition, wanted.at.index), wanted.max_bytes)
-        .await
 }
 
 /// Messages that were granted and that nobody has seen. Those that are left when it is dropped are given back.
@@ -392,14 +404,14 @@ struct Granted<'a> {
 }
 
 impl Granted<'_> {
-    /// Reads the messages, as many as the bytes allow; the others are given back.
+    /// Reads the messages, as many as the bytes allow; the others are given back. With the task that settles those that cannot be handed out.
     async fn read(
         mut self,
         node: &Arc<Node>,
         context: &RequestContext,
         (partition, index): (&Partition, PartitionIndex),
         max_bytes: usize,
-    ) -> Result<ReceivedMessages, RequestError> {
+    ) -> Result<(ReceivedMessages, Option<JoinHandle<()>>), RequestError> {
         let mut offsets: Vec<u64> = self.messages.iter().map(|delivered| delivered.offset).collect();
         offsets.sort_unstable();
         let read = read(node, context, partition, &offsets, max_bytes).await?;
@@ -418,16 +430,18 @@ impl Granted<'_> {
                 }
                 None => true,
             });
+        let mut settling = None;
         if !read.damaged.is_empty() || !read.voids.is_empty() {
             let left = std::mem::take(&mut self.messages);
             let (desk, why) = (self.desk.clone(), (&read.damaged[..], &read.voids[..]));
-            self.messages = damaged::settle(node, (self.queue, index), desk, left, why);
+            (self.messages, settling) = damaged::settle(node, (self.queue, index), desk, left, why);
         }
-        Ok(ReceivedMessages {
+        let received = ReceivedMessages {
             messages,
             room: Some(read.room),
             in_flight_full: 0,
-        })
+        };
+        Ok((received, settling))
     }
 }
 
