@@ -78,10 +78,11 @@ impl PatternError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Client(error) => error.is_retryable(),
-            Self::Database { source, .. } => matches!(
-                source,
-                sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed | sqlx::Error::Database(_)
-            ),
+            Self::Database { source, .. } => match source {
+                sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => true,
+                sqlx::Error::Database(error) => error.code().is_some_and(|code| passes(&code)),
+                _ => false,
+            },
             Self::Sqlite { source, .. } => matches!(
                 source.sqlite_error_code(),
                 Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked)
@@ -99,5 +100,62 @@ impl PatternError {
     /// Makes an error of rusqlite one of this crate: `.map_err(PatternError::sqlite("store the row"))`.
     pub fn sqlite(what: &'static str) -> impl FnOnce(rusqlite::Error) -> Self {
         move |source| Self::Sqlite { what, source }
+    }
+}
+
+/// Whether what a database says by this code passes by itself: PostgreSQL's five characters, of which the first two are a class, or the
+/// number of SQLite, whose lowest byte is the kind.
+fn passes(code: &str) -> bool {
+    /// The connection, the transaction against others, resources, and the system around it.
+    const CLASSES: [&str; 4] = ["08", "40", "53", "58"];
+    /// A lock that is not free, a statement that took too long, a server that goes down or comes up, and a standby that does not write.
+    const CODES: [&str; 6] = ["55P03", "57014", "57P01", "57P02", "57P03", "25006"];
+    /// It is busy, or locked by another connection of this process.
+    const SQLITE_KINDS: [u32; 2] = [5, 6];
+    if code.len() == CODES[0].len() {
+        return CODES.contains(&code) || CLASSES.iter().any(|class| code.starts_with(class));
+    }
+    code.parse()
+        .is_ok_and(|code: u32| SQLITE_KINDS.contains(&(code & 0xff)))
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::sqlite::SqlitePoolOptions;
+
+    use super::*;
+
+    #[test]
+    fn what_passes_by_itself_is_known_by_its_code() {
+        for code in [
+            "08006", "40001", "40P01", "53300", "55P03", "57014", "57P03", "5", "6", "261", "517",
+        ] {
+            assert!(passes(code), "{code}");
+        }
+        for code in [
+            "23505", "42P01", "22001", "28P01", "0A000", "57P04", "1", "19", "2067", "8", "",
+        ] {
+            assert!(!passes(code), "{code}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_statement_that_a_database_never_takes_is_not_tried_again() {
+        let pool = SqlitePoolOptions::new()
+            .max_connections(1)
+            .connect("sqlite::memory:")
+            .await;
+        let pool = pool.expect("a database");
+        let create = "CREATE TABLE t (id INTEGER PRIMARY KEY)";
+        sqlx::query(create).execute(&pool).await.expect("it is created");
+        for never in [create, "INSERT INTO t VALUES (1), (1)", "SELECT nothing FROM nowhere"] {
+            let said = sqlx::query(never)
+                .execute(&pool)
+                .await
+                .map_err(PatternError::database("try"));
+            let error = said.expect_err("it is refused");
+            assert!(!error.is_retryable(), "{error}");
+        }
+        assert!(PatternError::database("wait")(sqlx::Error::PoolTimedOut).is_retryable());
     }
 }
