@@ -14,13 +14,18 @@ use std::time::Duration;
 use jangada_client::{Env, ProducerRecord};
 use jangada_patterns::events::SeenEvents as _;
 use jangada_patterns::inbox::PostgresInbox;
-use jangada_patterns::outbox::{OutboxRows as _, PostgresOutbox};
+use jangada_patterns::outbox::{OutboxRows as _, PostgresOutbox, RowsMax};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
 
 /// How long the server may take to answer.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// What the tests read of an outbox.
+const MOST: RowsMax = RowsMax {
+    rows: 10,
+    bytes: 1 << 20,
+};
 /// Long enough for a statement that waits for nobody.
 const SHORT: Duration = Duration::from_millis(500);
 
@@ -138,19 +143,19 @@ async fn ids_are_in_the_order_of_the_commits(pool: &PgPool) {
         .await
         .expect_err("it waits for the first one");
     assert_eq!(
-        outbox.rows_after(0, 10).await.expect("it is read"),
+        outbox.rows_after(0, MOST).await.expect("it is read"),
         [],
         "nothing is committed"
     );
     first.commit().await.expect("it is committed");
     let two = putting.await.expect("it is put");
-    let seen = outbox.rows_after(0, 10).await.expect("it is read");
+    let seen = outbox.rows_after(0, MOST).await.expect("it is read");
     assert_eq!(seen.iter().map(|row| row.id).collect::<Vec<_>>(), [one]);
     assert_eq!(seen[0].record, record("one"));
     second.commit().await.expect("it is committed");
     assert!(two > one, "{two} came after {one}");
     outbox.sent(one).await.expect("it is deleted");
-    let left = outbox.rows_after(0, 10).await.expect("it is read");
+    let left = outbox.rows_after(0, MOST).await.expect("it is read");
     assert_eq!(left.iter().map(|row| row.id).collect::<Vec<_>>(), [two]);
 }
 

@@ -32,7 +32,7 @@ use jangada_client::{
     TransactionOptions, TransactionalProducer,
 };
 use jangada_patterns::PatternError;
-use jangada_patterns::outbox::{OutboxRow, OutboxRows, Relay, RelayConfig, SqliteOutbox};
+use jangada_patterns::outbox::{OutboxRow, OutboxRows, Relay, RelayConfig, RowsMax, SqliteOutbox};
 use sqlx::SqlitePool;
 
 /// Seconds of a window.
@@ -147,16 +147,19 @@ struct FileLines {
 }
 
 impl OutboxRows for FileLines {
-    async fn rows_after(&self, after: i64, most: usize) -> Result<Vec<OutboxRow>, PatternError> {
+    async fn rows_after(&self, after: i64, most: RowsMax) -> Result<Vec<OutboxRow>, PatternError> {
         let first = usize::try_from(after).unwrap_or(0);
-        let rows = self.lines.iter().enumerate().skip(first).take(most);
+        let rows = self.lines.iter().enumerate().skip(first).take(most.rows);
         let row = |(index, line): (usize, &String)| OutboxRow {
             id: index as i64 + 1,
             record: ProducerRecord::new(&*self.topic)
                 .with_key((index % 97).to_string())
                 .with_value(line.clone()),
         };
-        Ok(rows.map(row).collect())
+        let mut bytes = 0;
+        let fits = |(count, row): &(usize, OutboxRow)| most.takes((*count, &mut bytes), row);
+        let rows = rows.map(row).enumerate().take_while(fits);
+        Ok(rows.map(|(_, row)| row).collect())
     }
 
     async fn sent(&self, _: i64) -> Result<(), PatternError> {

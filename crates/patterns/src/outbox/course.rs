@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jangada_client::{ClientError, TransactionOutcome};
 
 use super::relay::Relayed;
-use super::rows::{OutboxRow, OutboxRows};
+use super::rows::{OutboxRow, OutboxRows, RowsMax};
 use crate::error::PatternError;
 
 /// Sends rows, with how far the outbox is sent, all in one transaction.
@@ -22,7 +22,7 @@ pub(super) struct Course<R, S> {
     rows: R,
     sender: S,
     name: Arc<str>,
-    rows_max: usize,
+    most: RowsMax,
     /// All rows up to this id are sent.
     position: i64,
     /// The last row, and the number of rows, of a commit whose outcome is not known as yet.
@@ -32,12 +32,12 @@ pub(super) struct Course<R, S> {
 
 impl<R: OutboxRows, S: Sends> Course<R, S> {
     /// A course of the outbox of this name, whose rows up to a position are sent, at most so many in one transaction.
-    pub fn new(name: Arc<str>, (rows, rows_max): (R, usize), sender: S, position: i64) -> Self {
+    pub fn new(name: Arc<str>, (rows, most): (R, RowsMax), sender: S, position: i64) -> Self {
         Self {
             rows,
             sender,
             name,
-            rows_max,
+            most,
             position,
             unresolved: None,
             relayed: Relayed::default(),
@@ -58,7 +58,7 @@ impl<R: OutboxRows, S: Sends> Course<R, S> {
     /// aborted.
     pub async fn relay_some(&mut self) -> Result<usize, PatternError> {
         self.resolve().await?;
-        let rows = self.rows.rows_after(self.position, self.rows_max).await?;
+        let rows = self.rows.rows_after(self.position, self.most).await?;
         let Some(last) = rows.last() else { return Ok(0) };
         let (last, count) = (last.id, rows.len());
         match self.sender.send(rows, last).await {

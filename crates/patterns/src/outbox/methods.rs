@@ -20,15 +20,24 @@ macro_rules! outbox_methods {
         }
 
         impl OutboxRows for $outbox {
-            async fn rows_after(&self, after: i64, most: usize) -> Result<Vec<OutboxRow>, PatternError> {
-                let most = i64::try_from(most).unwrap_or(i64::MAX);
-                let rows = sqlx::query_as::<_, Columns>(SELECT)
+            async fn rows_after(&self, after: i64, most: RowsMax) -> Result<Vec<OutboxRow>, PatternError> {
+                let limit = i64::try_from(most.rows).unwrap_or(i64::MAX);
+                // One after the other: those beyond the bytes are never all in memory.
+                let mut read = sqlx::query_as::<_, Columns>(SELECT)
                     .bind(after)
-                    .bind(most)
-                    .fetch_all(&self.pool);
-                let rows = rows.await.map_err(PatternError::database("read the outbox"))?;
-                let row = |(id, topic, key, value, headers): Columns| record_of(id, &topic, (key, value), &headers);
-                rows.into_iter().map(row).collect()
+                    .bind(limit)
+                    .fetch(&self.pool);
+                let (mut rows, mut bytes) = (Vec::new(), 0);
+                while let Some(columns) = read.next().await {
+                    let (id, topic, key, value, headers) =
+                        columns.map_err(PatternError::database("read the outbox"))?;
+                    let row = record_of(id, &topic, (key, value), &headers)?;
+                    if !most.takes((rows.len(), &mut bytes), &row) {
+                        break;
+                    }
+                    rows.push(row);
+                }
+                Ok(rows)
             }
 
             async fn sent(&self, up_to: i64) -> Result<(), PatternError> {

@@ -37,5 +37,5 @@ mod sqlite;
 pub use positions::{POSITIONS_TOPIC, position_of};
 pub use postgres::PostgresOutbox;
 pub use relay::{Relay, RelayConfig, Relayed};
-pub use rows::{OutboxRow, OutboxRows};
+pub use rows::{OutboxRow, OutboxRows, RowsMax};
 pub use sqlite::SqliteOutbox;

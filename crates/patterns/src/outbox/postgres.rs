@@ -1,10 +1,11 @@
 //! An outbox in PostgreSQL.
 
+use futures::StreamExt as _;
 use jangada_client::{Env, ProducerRecord};
 use sqlx::postgres::{PgConnection, PgPool};
 
 use super::methods::{Columns, DELETE, SELECT, outbox_methods};
-use super::rows::{OutboxRow, OutboxRows, check, headers_to_json, record_of};
+use super::rows::{OutboxRow, OutboxRows, RowsMax, check, headers_to_json, record_of};
 use crate::error::PatternError;
 use crate::postgres;
 

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use super::course::{Course, Sends};
 use super::positions::{self, POSITIONS_TOPIC, position_of};
-use super::rows::{OutboxRow, OutboxRows};
+use super::rows::{OutboxRow, OutboxRows, RowsMax};
 use crate::backoff::Backoff;
 use crate::error::PatternError;
 
@@ -19,6 +19,8 @@ use crate::error::PatternError;
 pub struct RelayConfig {
     /// Most rows of one transaction. Default: 500.
     pub rows_max: usize,
+    /// Most bytes of their records; one row may have more. Default: 8 MiB.
+    pub bytes_max: usize,
     /// How long it waits before it looks again when there was no row. Default: 100 ms.
     pub poll_interval: Duration,
     /// The topic of positions. Default: [`POSITIONS_TOPIC`].
@@ -35,6 +37,7 @@ impl Default for RelayConfig {
     fn default() -> Self {
         Self {
             rows_max: 500,
+            bytes_max: 8 << 20,
             poll_interval: Duration::from_millis(100),
             positions: POSITIONS_TOPIC.to_owned(),
             replicas: 0,
@@ -108,8 +111,12 @@ impl<R: OutboxRows> Relay<R> {
             name: name.clone(),
             positions: config.positions.clone(),
         };
+        let most = RowsMax {
+            rows: config.rows_max,
+            bytes: config.bytes_max,
+        };
         Ok(Self {
-            course: Course::new(name.clone(), (rows, config.rows_max), cluster, position),
+            course: Course::new(name.clone(), (rows, most), cluster, position),
             name,
             config,
             env,

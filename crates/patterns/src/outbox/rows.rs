@@ -15,12 +15,44 @@ pub struct OutboxRow {
     pub record: ProducerRecord,
 }
 
+impl OutboxRow {
+    /// Bytes of its record, about: topic, key, value and headers.
+    pub fn bytes(&self) -> usize {
+        let record = &self.record;
+        let headers = record.headers.iter();
+        let headers = headers.map(|header| header.key.len() + header.value.as_ref().map_or(0, Bytes::len));
+        let parts = [&record.key, &record.value].map(|part| part.as_ref().map_or(0, Bytes::len));
+        record.topic.len() + parts[0] + parts[1] + headers.sum::<usize>()
+    }
+}
+
+/// How many rows are read at once: as many as keep within both, and always the first one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowsMax {
+    /// Rows at most.
+    pub rows: usize,
+    /// Bytes of their records at most, as [`OutboxRow::bytes`] counts them.
+    pub bytes: usize,
+}
+
+impl RowsMax {
+    /// Whether a row may come behind those that have so many bytes; it counts the row then.
+    pub fn takes(&self, (rows, bytes): (usize, &mut usize), row: &OutboxRow) -> bool {
+        *bytes = bytes.saturating_add(row.bytes());
+        rows == 0 || rows < self.rows && *bytes <= self.bytes
+    }
+}
+
 /// Where a [`Relay`](super::Relay) gets rows: an outbox in a database, or anything else that can be read again from a position, such as the
 /// lines of a file.
 pub trait OutboxRows: Send + Sync {
-    /// Rows with ids above `after`, by id, at most so many. What was handed out for a position comes again, the same, whenever it is asked
-    /// for.
-    fn rows_after(&self, after: i64, most: usize) -> impl Future<Output = Result<Vec<OutboxRow>, PatternError>> + Send;
+    /// Rows with ids above `after`, by id, as many as `most` allows. What was handed out for a position comes again, the same, whenever it
+    /// is asked for.
+    fn rows_after(
+        &self,
+        after: i64,
+        most: RowsMax,
+    ) -> impl Future<Output = Result<Vec<OutboxRow>, PatternError>> + Send;
 
     /// All rows up to this id are sent, and are not asked for again.
     fn sent(&self, up_to: i64) -> impl Future<Output = Result<(), PatternError>> + Send;

@@ -1,10 +1,11 @@
 //! An outbox in SQLite.
 
+use futures::StreamExt as _;
 use jangada_client::{Env, ProducerRecord};
 use sqlx::sqlite::{SqliteConnection, SqlitePool};
 
 use super::methods::{Columns, DELETE, SELECT, outbox_methods};
-use super::rows::{OutboxRow, OutboxRows, check, headers_to_json, record_of};
+use super::rows::{OutboxRow, OutboxRows, RowsMax, check, headers_to_json, record_of};
 use crate::error::PatternError;
 
 /// `AUTOINCREMENT`: an id is never used again, also when its row is deleted.
@@ -95,6 +96,13 @@ mod tests {
         SqliteOutbox::create(pool, Env::system()).await.expect("it is created")
     }
 
+    fn most(rows: usize) -> RowsMax {
+        RowsMax {
+            rows,
+            bytes: usize::MAX,
+        }
+    }
+
     #[tokio::test]
     async fn a_row_is_there_if_its_transaction_is_committed() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -109,7 +117,7 @@ mod tests {
         let mut kept = outbox.pool.begin().await.expect("it begins");
         let id = outbox.put(&mut kept, &record).await.expect("it is put");
         kept.commit().await.expect("it is committed");
-        let rows = outbox.rows_after(0, 10).await.expect("it is read");
+        let rows = outbox.rows_after(0, most(10)).await.expect("it is read");
         assert_eq!(rows, [OutboxRow { id, record }]);
     }
 
@@ -124,10 +132,10 @@ mod tests {
             ids.push(outbox.put(&mut transaction, &record).await.expect("it is put"));
             transaction.commit().await.expect("it is committed");
         }
-        let rows = outbox.rows_after(ids[0], 2).await.expect("it is read");
+        let rows = outbox.rows_after(ids[0], most(2)).await.expect("it is read");
         assert_eq!(rows.iter().map(|row| row.id).collect::<Vec<_>>(), ids[1..3]);
         outbox.sent(ids[2]).await.expect("they are deleted");
-        let rows = outbox.rows_after(0, 9).await.expect("it is read");
+        let rows = outbox.rows_after(0, most(9)).await.expect("it is read");
         assert_eq!(
             rows.iter().map(|row| row.id).collect::<Vec<_>>(),
             ids[3..],
@@ -135,15 +143,33 @@ mod tests {
         );
         let keeping = outbox.clone().keeping_sent();
         keeping.sent(ids[4]).await.expect("they are kept");
-        assert_eq!(outbox.rows_after(0, 9).await.expect("it is read"), rows);
+        assert_eq!(outbox.rows_after(0, most(9)).await.expect("it is read"), rows);
         outbox.sent(ids[4]).await.expect("they are deleted");
-        assert_eq!(outbox.rows_after(0, 9).await.expect("it is read"), []);
+        assert_eq!(outbox.rows_after(0, most(9)).await.expect("it is read"), []);
         let mut transaction = outbox.pool.begin().await.expect("it begins");
         let next = outbox
             .put(&mut transaction, &ProducerRecord::new("t"))
             .await
             .expect("it is put");
         assert!(next > ids[4], "{next} was used before");
+    }
+
+    #[tokio::test]
+    async fn large_rows_do_not_all_come_at_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let outbox = outbox(&folder).await;
+        let mut transaction = outbox.pool.begin().await.expect("it begins");
+        for _ in 0..5 {
+            let record = ProducerRecord::new("t").with_value(vec![7; 100_000]);
+            outbox.put(&mut transaction, &record).await.expect("it is put");
+        }
+        transaction.commit().await.expect("it is committed");
+        let mut counts = Vec::new();
+        for bytes in [0, 200_001, 250_000, usize::MAX] {
+            let rows = outbox.rows_after(0, RowsMax { rows: 4, bytes }).await;
+            counts.push(rows.expect("it is read").len());
+        }
+        assert_eq!(counts, [1, 1, 2, 4], "one at least");
     }
 
     #[tokio::test]

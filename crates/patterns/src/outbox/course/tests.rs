@@ -45,9 +45,10 @@ impl World {
 struct Database(Arc<World>);
 
 impl OutboxRows for Database {
-    async fn rows_after(&self, after: i64, most: usize) -> Result<Vec<OutboxRow>, PatternError> {
+    async fn rows_after(&self, after: i64, most: RowsMax) -> Result<Vec<OutboxRow>, PatternError> {
         let rows = self.0.rows.lock().unwrap();
-        Ok(rows.range(after + 1..).take(most).map(|(_, row)| row.clone()).collect())
+        let rows = rows.range(after + 1..).take(most.rows);
+        Ok(rows.map(|(_, row)| row.clone()).collect())
     }
 
     async fn sent(&self, up_to: i64) -> Result<(), PatternError> {
@@ -138,7 +139,11 @@ fn course(world: &Arc<World>, rows_max: usize) -> Course<Database, Cluster> {
         unresolved: None,
     };
     let position = *world.position.lock().unwrap();
-    Course::new("shop".into(), (Database(world.clone()), rows_max), cluster, position)
+    let most = RowsMax {
+        rows: rows_max,
+        bytes: usize::MAX,
+    };
+    Course::new("shop".into(), (Database(world.clone()), most), cluster, position)
 }
 
 fn put(world: &World, id: i64) {
