@@ -155,7 +155,7 @@ impl Subscriber {
                 let Some(seen) = seen else {
                     return handler(record, upcasters).await;
                 };
-                let name = format!("{} {}", attributes.source, attributes.id);
+                let name = name_of(&attributes.source, &attributes.id);
                 if seen.is_seen(&name).await.map_err(Failure::again)? {
                     return Ok(());
                 }
@@ -164,5 +164,30 @@ impl Subscriber {
             }
         };
         flow.run(stop, handle).await
+    }
+}
+
+/// The name of an event among all, which no other source and id have: the first space that is not escaped parts them. A URI reference has
+/// neither spaces nor backslashes.
+fn name_of(source: &str, id: &str) -> String {
+    let source = source.replace('\\', "\\\\").replace(' ', "\\ ");
+    format!("{source} {id}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_of_two_sources_never_have_one_name() {
+        assert_eq!(name_of("/shop/tills/3", "7 8"), "/shop/tills/3 7 8");
+        let parts = ["a", "a ", " a", "a b", "a\\", "a\\ b", "a\\\\", "b", " b", "\\ b", "\\"];
+        let mut names = BTreeMap::new();
+        for source in parts {
+            for id in parts {
+                let other = names.insert(name_of(source, id), (source, id));
+                assert_eq!(other, None, "as {source:?} and {id:?}");
+            }
+        }
     }
 }
