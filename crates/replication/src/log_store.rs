@@ -61,11 +61,12 @@ impl Durable {
         ended(self.0.await.ok())
     }
 
-    /// Like [`Durable::wait`], on a thread that may block.
-    pub fn wait_blocking(mut self) -> io::Result<()> {
+    /// Like [`Durable::wait`], on a thread that may block. The write went to this store.
+    pub fn wait_blocking(mut self, store: &dyn Store) -> io::Result<()> {
+        // A store in memory answers at once then: in a simulation nobody may block.
+        store.hurry();
         match self.0.try_recv() {
             Err(oneshot::error::TryRecvError::Empty) => ended(self.0.blocking_recv().ok()),
-            // A store in memory has answered already: in a simulation nobody may block.
             answered => ended(answered.ok()),
         }
     }

@@ -68,8 +68,7 @@ impl StoreFactory for MemoryDisk {
 
     fn open(&self, options: StoreOptions, on_fence: OnFence) -> Result<(Arc<dyn NodeStore>, Recovery), StoreError> {
         let store = MemoryStore::open(self, &options.tables, on_fence)?;
-        let lost_tail = self.put_back();
-        Ok((Arc::new(store), Recovery { lost_tail }))
+        Ok((Arc::new(store), self.recovery()))
     }
 }
 

@@ -313,6 +313,9 @@ pub trait Store: Send + Sync + 'static {
     /// is not given back from then on. Cheap.
     fn damaged_file(&self) -> Option<String>;
 
+    /// Somebody is about to block until what is written is synced. Only a store needs it that has no thread of its own to sync.
+    fn hurry(&self) {}
+
     /// Bytes that wait for the writer or are in its hands. Cheap.
     fn queue_bytes(&self) -> usize;
 

@@ -425,7 +425,10 @@ impl StateWriter {
         let mut failed = None;
         let mut queue = |op| {
             if failed.is_none() {
-                failed = store.write(vec![op]).and_then(Durable::wait_blocking).err();
+                let written = store.write(vec![op]);
+                failed = written
+                    .and_then(|durable| durable.wait_blocking(&**store.log().store()))
+                    .err();
             }
         };
         let stored = Self::collect(store, encode, &mut queue);

@@ -128,7 +128,7 @@ pub(crate) fn finish_installation(store: &Arc<ChunkStore>, meta: &SnapshotMeta, 
             to: None,
         })
     });
-    store.write(clear.collect())?.wait_blocking()?;
+    store.write(clear.collect())?.wait_blocking(kept)?;
     for chunk in manifest.state.chunks..manifest.state.chunks + rows {
         let piece = chunks.read(chunk).map_err(io::Error::other)?;
         let changes = decode_piece(kept, piece);
@@ -136,7 +136,7 @@ pub(crate) fn finish_installation(store: &Arc<ChunkStore>, meta: &SnapshotMeta, 
             changes.map_err(|cause| io::Error::other(unreadable(kept, group, "rows of a snapshot", &cause)))?;
         store
             .write(changes.into_iter().map(Op::Row).collect())?
-            .wait_blocking()?;
+            .wait_blocking(kept)?;
     }
     chunks.rows_are_installed();
     let record = Op::PutState {
@@ -145,5 +145,5 @@ pub(crate) fn finish_installation(store: &Arc<ChunkStore>, meta: &SnapshotMeta, 
         value: state.record(meta),
     };
     let row_chunks = delete_from(manifest.generation, manifest.state.chunks);
-    store.write(vec![record, row_chunks])?.wait_blocking()
+    store.write(vec![record, row_chunks])?.wait_blocking(kept)
 }

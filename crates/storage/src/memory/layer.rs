@@ -1,17 +1,27 @@
 //! The data of all groups in ordered maps, and what operations make of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, ControlFlow, Range};
 
 use bytes::Bytes;
 use jangada_types::{GroupId, RowChange};
 
 use crate::codec;
+use crate::error::StoreError;
 use crate::store::{KeyRange, LogBounds, LogEntry, LogPosition, Op, StateKind};
 use crate::tables::{STATE, Tables, delete_states, state_key};
 
 /// Rows of one table of one group.
 pub(super) type Rows = BTreeMap<Bytes, Bytes>;
+
+/// Where something is that can be damaged.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Spot {
+    /// The entry of an index.
+    Entry(u64),
+    /// A row, by the slot of its table and its key.
+    Row(usize, Bytes),
+}
 
 /// Everything of one group.
 #[derive(Clone, Default)]
@@ -22,6 +32,8 @@ pub(super) struct GroupData {
     recent_from: Option<u64>,
     /// By slot of the table; a table without a row may be missing.
     rows: BTreeMap<usize, Rows>,
+    /// What cannot be read. All of it is there.
+    rotten: BTreeSet<Spot>,
 }
 
 /// The data of a node.
@@ -61,6 +73,37 @@ impl Layer {
         for op in ops {
             data.apply(group, op, tables);
         }
+        if !data.rotten.is_empty() {
+            data.forget_rot(ops, tables);
+        }
+    }
+
+    /// Chooses among all entries and rows, but for those of the node and of the metadata.
+    pub fn choose_spot(&self, choose: impl FnOnce(usize) -> usize) -> Option<(GroupId, Spot)> {
+        let spared = [GroupId::NODE, GroupId::METADATA];
+        let groups = || self.groups.iter().filter(|(group, _)| !spared.contains(group));
+        let count: usize = groups().map(|(_, data)| data.spots()).sum();
+        let mut at = if count > 0 { choose(count) % count } else { return None };
+        for (group, data) in groups() {
+            match at.checked_sub(data.spots()) {
+                None => return data.spot(at).map(|spot| (*group, spot)),
+                Some(rest) => at = rest,
+            }
+        }
+        None
+    }
+
+    /// Damages what is there.
+    pub fn rot(&mut self, group: GroupId, spot: &Spot) {
+        if let Some(data) = self.groups.get_mut(&group).filter(|data| data.has(spot)) {
+            data.rotten.insert(spot.clone());
+        }
+    }
+
+    /// Whether it was written since the group was opened, and so is in memory.
+    pub fn is_recent(&self, group: GroupId, spot: &Spot) -> bool {
+        let recent_from = self.groups.get(&group).and_then(|data| data.recent_from);
+        matches!(spot, Spot::Entry(index) if recent_from.is_some_and(|from| from <= *index))
     }
 }
 
@@ -129,6 +172,68 @@ impl GroupData {
     /// Shows the entries from an index on until the visitor has enough.
     pub fn each_entry(&self, from: u64, visitor: &mut dyn FnMut(&LogEntry) -> ControlFlow<()>) {
         let _ = self.log.range(from..).try_for_each(|(_, entry)| visitor(entry));
+    }
+
+    /// How many entries and rows there are.
+    fn spots(&self) -> usize {
+        self.log.len() + self.rows.values().map(BTreeMap::len).sum::<usize>()
+    }
+
+    fn spot(&self, at: usize) -> Option<Spot> {
+        let entries = self.log.keys().map(|index| Spot::Entry(*index));
+        let rows = self
+            .rows
+            .iter()
+            .flat_map(|(slot, rows)| rows.keys().map(|key| Spot::Row(*slot, key.clone())));
+        entries.chain(rows).nth(at)
+    }
+
+    fn has(&self, spot: &Spot) -> bool {
+        match spot {
+            Spot::Entry(index) => self.log.contains_key(index),
+            Spot::Row(slot, key) => self.row(*slot, key).is_some(),
+        }
+    }
+
+    /// What was written anew, or removed, is sound.
+    fn forget_rot(&mut self, ops: &[Op], tables: &Tables) {
+        let mut rotten = std::mem::take(&mut self.rotten);
+        for op in ops {
+            match op {
+                Op::Append(entries) | Op::Rewrite { entries, .. } => {
+                    for entry in entries {
+                        rotten.remove(&Spot::Entry(entry.index));
+                    }
+                }
+                Op::PutState { kind, suffix, .. } => {
+                    let key = state_key(*kind, suffix.unwrap_or(0));
+                    rotten.remove(&Spot::Row(tables.slot(&STATE), key));
+                }
+                Op::Row(RowChange::Put { table, key, .. }) => {
+                    rotten.remove(&Spot::Row(tables.slot(table), key.clone()));
+                }
+                _ => {}
+            }
+        }
+        rotten.retain(|spot| self.has(spot));
+        self.rotten = rotten;
+    }
+
+    /// The entries can be read.
+    pub fn check_entries(&self, entries: &[LogEntry]) -> Result<(), StoreError> {
+        let is_rotten = |entry: &&LogEntry| self.rotten.contains(&Spot::Entry(entry.index));
+        match entries.iter().find(is_rotten).filter(|_| !self.rotten.is_empty()) {
+            Some(entry) => Err(StoreError::Corrupt(format!("entry {}: wrong checksum", entry.index))),
+            None => Ok(()),
+        }
+    }
+
+    /// The row can be read.
+    pub fn check_row(&self, slot: usize, key: &[u8]) -> Result<(), StoreError> {
+        if self.rotten.is_empty() || !self.rotten.contains(&Spot::Row(slot, Bytes::copy_from_slice(key))) {
+            return Ok(());
+        }
+        Err(StoreError::Corrupt(format!("a row of table {slot}: wrong checksum")))
     }
 
     fn apply(&mut self, group: GroupId, op: &Op, tables: &Tables) {

@@ -18,15 +18,18 @@
 //! |---|---|
 //! | `layer` | the data of all groups, and what operations make of it |
 //! | `disk` | [`MemoryDisk`]: the synced layer, and what can happen to it |
+//! | `look` | the synced layer, for those who judge it from outside |
 //! | `run` | the written layer of one run, and the answers that are due |
 //! | `store` | [`MemoryStore`]: the contract |
 
 mod disk;
 mod layer;
+mod look;
 mod run;
 mod store;
 #[cfg(test)]
 mod tests;
 
-pub use disk::MemoryDisk;
-pub use store::MemoryStore;
+pub use disk::{MemoryDisk, MemoryImage, WriteMoment};
+pub use look::{Changed, Changes, DurableView, GroupView};
+pub use store::{MemoryStore, OnWait};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jangada_types::GroupId;
 
 use super::disk::{MemoryDisk, NotSynced, RunId};
-use super::layer::{GroupData, Layer};
+use super::layer::{GroupData, Layer, Spot};
 use crate::error::StoreError;
 use crate::queue::Answer;
 use crate::statistics::Counters;
@@ -41,17 +41,17 @@ impl Settled {
 /// What one run of a process has written and answered. It is behind the store's lock.
 pub(super) struct Run {
     id: RunId,
+    tables: Tables,
     written: Layer,
     /// Groups that are open.
     pub open: BTreeSet<GroupId>,
-    /// Not synced, in order.
-    unsynced: Vec<(GroupId, Vec<Op>)>,
+    /// Not synced, in order: the first is the write after `synced`.
+    unsynced: VecDeque<(GroupId, Vec<Op>)>,
     waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
     /// Writes up to this number are synced.
     synced: u64,
-    /// The last write that is not only notes of the node's own, and the last such one that is synced.
-    noted: u64,
+    /// The last synced write that is not only notes of the node's own.
     pub told: u64,
     /// Somebody calls completions, and goes on with those that come meanwhile.
     pub is_settling: bool,
@@ -63,17 +63,17 @@ pub(super) struct Run {
 }
 
 impl Run {
-    pub fn new(id: RunId, written: Layer) -> Self {
+    pub fn new(id: RunId, written: Layer, tables: Tables) -> Self {
         let sequence = written.sequence;
         Self {
             id,
+            tables,
             written,
             open: BTreeSet::new(),
-            unsynced: Vec::new(),
+            unsynced: VecDeque::new(),
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             synced: sequence,
-            noted: sequence,
             told: sequence,
             is_settling: false,
             holds_syncs: false,
@@ -82,8 +82,28 @@ impl Run {
         }
     }
 
+    pub fn id(&self) -> RunId {
+        self.id
+    }
+
+    pub fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
     pub fn layer(&self) -> &Layer {
         &self.written
+    }
+
+    /// Writes that are not synced, in order.
+    pub fn unsynced(&self) -> &VecDeque<(GroupId, Vec<Op>)> {
+        &self.unsynced
+    }
+
+    /// Something on disk is damaged, which this run reads from there unless it has it in memory.
+    pub fn rot(&mut self, group: GroupId, spot: &Spot) {
+        if !self.written.is_recent(group, spot) {
+            self.written.rot(group, spot);
+        }
     }
 
     /// An open group's data.
@@ -104,15 +124,12 @@ impl Run {
     }
 
     /// Carries out a write, and lets its answer wait.
-    pub fn write(&mut self, group: GroupId, ops: Vec<Op>, durability: Durability, answer: Answer, tables: &Tables) {
-        self.written.write(group, &ops, tables);
+    pub fn write(&mut self, group: GroupId, ops: Vec<Op>, durability: Durability, answer: Answer) {
+        self.written.write(group, &ops, &self.tables);
         let sequence = self.written.sequence;
-        if group != GroupId::NODE {
-            self.noted = sequence;
-        }
         let bytes = ops.iter().map(payload_len).sum();
         if self.failure.is_none() {
-            self.unsynced.push((group, ops));
+            self.unsynced.push_back((group, ops));
         }
         self.waiting_bytes += bytes;
         self.waiting.push_back(Waiting {
@@ -123,16 +140,32 @@ impl Run {
         });
     }
 
+    /// The last write so far, if somebody waits for a sync and syncs are held.
+    pub fn waits_for_sync(&self) -> Option<u64> {
+        let is_due = |waiting: &Waiting| waiting.durability == Durability::Synced && waiting.sequence > self.synced;
+        let waits = self.holds_syncs && !self.is_closed && self.failure.is_none();
+        (waits && self.waiting.iter().any(is_due)).then_some(self.written.sequence)
+    }
+
     /// Syncs everything that is written.
-    pub fn sync(&mut self, disk: &MemoryDisk, tables: &Tables, counters: &Counters) {
-        if self.failure.is_some() || self.synced == self.written.sequence {
+    pub fn sync(&mut self, disk: &MemoryDisk, counters: &Counters) {
+        self.sync_upto(self.written.sequence, disk, counters);
+    }
+
+    /// Syncs the writes up to this one.
+    pub fn sync_upto(&mut self, upto: u64, disk: &MemoryDisk, counters: &Counters) {
+        if self.failure.is_some() || self.synced >= upto {
             return;
         }
-        match disk.sync(self.id, &self.unsynced, tables) {
+        let count = usize::try_from(upto - self.synced).expect("usize has 64 bits");
+        match disk.sync(self.id, self.unsynced.iter().take(count), &self.tables) {
             Ok(()) => {
-                self.unsynced.clear();
-                self.synced = self.written.sequence;
-                self.told = self.noted;
+                for (group, _) in self.unsynced.drain(..count) {
+                    self.synced += 1;
+                    if group != GroupId::NODE {
+                        self.told = self.synced;
+                    }
+                }
                 Counters::add(&counters.syncs, 1);
             }
             Err(failure) => self.failure = Some(failure),
@@ -140,13 +173,13 @@ impl Run {
     }
 
     /// The next answer that can be given, in the order of the writes. Syncs if somebody waits for it.
-    pub fn next_settled(&mut self, disk: &MemoryDisk, tables: &Tables, counters: &Counters) -> Option<Settled> {
+    pub fn next_settled(&mut self, disk: &MemoryDisk, counters: &Counters) -> Option<Settled> {
         let first = self.waiting.front()?;
         if first.durability == Durability::Synced && first.sequence > self.synced && self.failure.is_none() {
             if self.holds_syncs && !self.is_closed {
                 return None;
             }
-            self.sync(disk, tables, counters);
+            self.sync(disk, counters);
         }
         let first = self.waiting.pop_front()?;
         self.waiting_bytes -= first.bytes;
@@ -157,6 +190,11 @@ impl Run {
         };
         let answer = first.answer;
         Some(Settled { answer, result })
+    }
+
+    /// A crash has ended the run: what it still does is for nobody.
+    pub fn cut_off(&mut self) {
+        self.failure = Some(NotSynced::CutOff);
     }
 
     /// The disk may be opened again. What is not answered hears that the store is shutting down.

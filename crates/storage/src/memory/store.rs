@@ -1,13 +1,14 @@
 //! [`MemoryStore`]: the contract of stores on a run and its disk.
 
 use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
 use jangada_types::{GroupId, RowError, Table};
 use parking_lot::{Mutex, MutexGuard};
 
-use super::disk::{MemoryDisk, NotSynced};
+use super::disk::{MemoryDisk, NotSynced, WriteMoment};
 use super::layer::GroupData;
 use super::run::Run;
 use crate::damage::Damage;
@@ -25,7 +26,7 @@ use crate::tables::{STATE, Tables, state_key, state_suffix};
 /// A store in memory; see the module text. Dropping it syncs everything and answers everybody.
 pub struct MemoryStore {
     /// Held only for moments: completions and visitors are called without it.
-    run: Mutex<Run>,
+    run: Arc<Mutex<Run>>,
     disk: MemoryDisk,
     /// The last write of earlier runs.
     opened_at: u64,
@@ -35,7 +36,12 @@ pub struct MemoryStore {
     counters: Counters,
     /// Free bytes and the reserve, while the disk is said to be low.
     disk_low: Mutex<Option<(u64, u64)>>,
+    /// Hears of writes that wait for a sync which is held.
+    on_wait: Mutex<Option<OnWait>>,
 }
+
+/// Called after a write, if a write waits for a sync that is held. On the thread that has written, without a lock.
+pub type OnWait = Arc<dyn Fn() + Send + Sync>;
 
 impl MemoryStore {
     /// An empty store with these tables on a disk that nobody else has. Panics when its tables are not sound.
@@ -51,15 +57,19 @@ impl MemoryStore {
     pub fn open(disk: &MemoryDisk, tables: &[&'static Table], on_fence: OnFence) -> Result<Self, StoreError> {
         let tables = Tables::new(tables)?;
         let (id, layer) = disk.begin()?;
+        let opened_at = layer.sequence;
+        let run = Arc::new(Mutex::new(Run::new(id, layer, tables.clone())));
+        disk.keep_run(&run);
         Ok(Self {
-            opened_at: layer.sequence,
-            run: Mutex::new(Run::new(id, layer)),
+            opened_at,
+            run,
             disk: disk.clone(),
             tables,
             fence: Fence::new(on_fence),
             damage: Damage::default(),
             counters: Counters::default(),
             disk_low: Mutex::default(),
+            on_wait: Mutex::default(),
         })
     }
 
@@ -79,6 +89,30 @@ impl MemoryStore {
         self.settle();
     }
 
+    /// Like [`MemoryStore::hold_syncs`], for whoever has a clock: `on_wait` is called when a write begins to wait, and who hears it syncs
+    /// after a while with [`MemoryStore::sync_upto`] what [`MemoryStore::waits_for_sync`] says.
+    pub fn pace_syncs(&self, on_wait: OnWait) {
+        *self.on_wait.lock() = Some(on_wait);
+        self.hold_syncs();
+    }
+
+    /// The last write so far, by number, if any waits for a sync that is held.
+    pub fn waits_for_sync(&self) -> Option<u64> {
+        self.run.lock().waits_for_sync()
+    }
+
+    /// Syncs the writes up to this one, and answers them.
+    pub fn sync_upto(&self, upto: u64) {
+        self.run.lock().sync_upto(upto, &self.disk, &self.counters);
+        self.settle();
+    }
+
+    /// Syncs what is written, also while syncs are held, for somebody who cannot wait.
+    fn sync_all(&self) {
+        self.run.lock().sync(&self.disk, &self.counters);
+        self.settle();
+    }
+
     pub(crate) fn disk(&self) -> &MemoryDisk {
         &self.disk
     }
@@ -86,7 +120,11 @@ impl MemoryStore {
     /// Adds a start of the process to those that the store knows of, like [`RocksStore::begin_start`](crate::RocksStore::begin_start).
     pub fn begin_start(&self, id: u64) -> Result<Starts, StoreError> {
         let after = self.opened_at;
-        starts::begin(self, Start { id, after })
+        // It blocks until the row is synced, and nobody else would do that meanwhile.
+        let held = std::mem::replace(&mut self.run.lock().holds_syncs, false);
+        let starts = starts::begin(self, Start { id, after });
+        self.run.lock().holds_syncs = held;
+        starts
     }
 
     /// Takes no more writes, syncs what is written and answers it. Reads still work. The disk can be opened again.
@@ -96,7 +134,7 @@ impl MemoryStore {
             if std::mem::replace(&mut run.is_closed, true) {
                 return;
             }
-            run.sync(&self.disk, &self.tables, &self.counters);
+            run.sync(&self.disk, &self.counters);
         }
         self.settle();
         self.run.lock().end(&self.disk);
@@ -110,7 +148,7 @@ impl MemoryStore {
                 if run.is_settling {
                     return;
                 }
-                let settled = run.next_settled(&self.disk, &self.tables, &self.counters);
+                let settled = run.next_settled(&self.disk, &self.counters);
                 run.is_settling = settled.is_some();
                 let failure = match &run.failure {
                     Some(NotSynced::Failed(reason)) => Some(reason.clone()),
@@ -140,6 +178,10 @@ impl MemoryStore {
             drop(run);
             return answer.send(Err(StoreError::ShuttingDown));
         }
+        let trap = self.disk.next_write();
+        if let Some((WriteMoment::Before, then)) = &trap {
+            MutexGuard::unlocked(&mut run, || then());
+        }
         let entries = ops.iter().map(|op| match op {
             Op::Append(entries) => entries.len(),
             _ => 0,
@@ -147,9 +189,19 @@ impl MemoryStore {
         Counters::add(&self.counters.entries, entries.sum());
         Counters::add(&self.counters.writes, 1);
         Counters::add(&self.counters.commits, 1);
-        run.write(group, ops, durability, answer, &self.tables);
+        run.write(group, ops, durability, answer);
+        if let Some((WriteMoment::Synced, then)) = trap {
+            run.sync(&self.disk, &self.counters);
+            MutexGuard::unlocked(&mut run, || then());
+            run.cut_off();
+        }
         drop(run);
         self.settle();
+        let waits = self.run.lock().waits_for_sync().is_some();
+        let on_wait = self.on_wait.lock().clone().filter(|_| waits);
+        if let Some(on_wait) = on_wait {
+            on_wait();
+        }
     }
 
     /// What a read of an open group finds. Damage is told.
@@ -173,7 +225,8 @@ impl MemoryStore {
         let slot = self.tables.slot(table);
         self.read(group, |data| {
             let rows = data.rows(slot, keys).take(limit);
-            Ok(rows.map(|(key, value)| (key.clone(), value.clone())).collect())
+            rows.map(|(key, value)| data.check_row(slot, key).map(|()| (key.clone(), value.clone())))
+                .collect()
         })
     }
 }
@@ -229,7 +282,10 @@ impl Store for MemoryStore {
     }
 
     fn read_log(&self, group: GroupId, range: Range<u64>, max_bytes: usize) -> Result<Vec<LogEntry>, StoreError> {
-        self.read(group, |data| Ok(data.log(range, max_bytes)))
+        self.read(group, |data| {
+            let entries = data.log(range, max_bytes);
+            data.check_entries(&entries).map(|()| entries)
+        })
     }
 
     fn read_log_cached(&self, group: GroupId, range: Range<u64>, max_bytes: usize) -> Option<Vec<LogEntry>> {
@@ -274,7 +330,9 @@ impl Store for MemoryStore {
 
     fn get_row(&self, group: GroupId, table: &'static Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         let slot = self.tables.slot(table);
-        self.read(group, |data| Ok(data.row(slot, key).cloned()))
+        self.read(group, |data| {
+            data.check_row(slot, key).map(|()| data.row(slot, key).cloned())
+        })
     }
 
     fn scan_rows(
@@ -308,7 +366,7 @@ impl Store for MemoryStore {
     fn condition(&self) -> StoreCondition {
         match self.fence.reason() {
             Some(reason) => StoreCondition::Fenced(reason.to_string()),
-            None => match *self.disk_low.lock() {
+            None => match self.disk_low.lock().or_else(|| self.disk.low()) {
                 Some((free, reserve)) => StoreCondition::DiskLow { free, reserve },
                 None => StoreCondition::Healthy,
             },
@@ -317,6 +375,10 @@ impl Store for MemoryStore {
 
     fn damaged_file(&self) -> Option<String> {
         None
+    }
+
+    fn hurry(&self) {
+        self.sync_all();
     }
 
     fn queue_bytes(&self) -> usize {
@@ -341,8 +403,13 @@ impl Store for MemoryStore {
 fn scrub(data: &GroupData, tables: &Tables, cursor: ScrubCursor, max_bytes: u64) -> Result<Scrubbed, StoreError> {
     let mut bytes = 0;
     let mut rest = None;
+    let mut damaged = Ok(());
     match cursor.family.checked_sub(1) {
         None => data.each_entry(cursor.next.unwrap_or(0), &mut |entry| {
+            if let Err(error) = data.check_entries(std::slice::from_ref(entry)) {
+                damaged = Err(error);
+                return ControlFlow::Break(());
+            }
             if bytes >= max_bytes {
                 rest = Some(ScrubCursor {
                     next: Some(entry.index),
@@ -364,6 +431,7 @@ fn scrub(data: &GroupData, tables: &Tables, cursor: ScrubCursor, max_bytes: u64)
                     });
                     break;
                 }
+                data.check_row(slot, key)?;
                 // Rows may have gone between two pieces.
                 let known = before.filter(|_| at > 0 || *key == cursor.key);
                 before = (tables.all()[slot].check)(known, key, value)?;
@@ -371,6 +439,7 @@ fn scrub(data: &GroupData, tables: &Tables, cursor: ScrubCursor, max_bytes: u64)
             }
         }
     }
+    damaged?;
     let next = rest.or_else(|| {
         (cursor.family < tables.all().len()).then(|| ScrubCursor {
             family: cursor.family + 1,

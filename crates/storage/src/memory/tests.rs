@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use jangada_types::GroupId;
 
-use super::{MemoryDisk, MemoryStore};
+use super::{MemoryDisk, MemoryStore, WriteMoment};
 use crate::conformance::rows::TABLES;
 use crate::conformance::{Disk, check_all, entries, write_synced};
 use crate::error::StoreError;
@@ -203,4 +203,115 @@ fn a_scrub_reads_everything_in_pieces() {
     assert_eq!(bytes, payload as u64);
     assert!(pieces > 5, "{pieces}");
     assert_eq!(store.statistics().scrubbed_bytes, bytes);
+}
+
+#[test]
+fn a_crash_may_keep_the_first_of_the_writes_that_are_not_synced() {
+    for kept in 0..=3_usize {
+        let disk = MemoryDisk::new();
+        let store = open(&disk);
+        assert!(written(&store, append(0, 2), Durability::Synced).try_recv().is_ok());
+        store.hold_syncs();
+        let held = written(&store, append(2, 4), Durability::Synced);
+        drop(written(&store, append(4, 6), Durability::Lazy));
+        drop(written(&store, append(6, 8), Durability::Synced));
+        let choose = |count: usize| {
+            assert_eq!(count, 3);
+            kept
+        };
+        assert_eq!(disk.crash_keeping(choose), kept);
+        assert!(held.try_recv().is_err(), "nobody was told");
+        drop(store);
+        assert_eq!(last_index(&open(&disk)), Some(1 + 2 * kept as u64));
+    }
+}
+
+#[test]
+fn a_sync_that_takes_time_covers_what_was_written_before_it_began() {
+    let disk = MemoryDisk::new();
+    let store = open(&disk);
+    let waits = Arc::new(Mutex::new(0));
+    let counted = waits.clone();
+    store.pace_syncs(Arc::new(move || *counted.lock().unwrap() += 1));
+    let first = written(&store, append(0, 2), Durability::Synced);
+    let upto = store.waits_for_sync().expect("somebody waits");
+    let second = written(&store, append(2, 3), Durability::Synced);
+    assert_eq!(*waits.lock().unwrap(), 2);
+    store.sync_upto(upto);
+    assert!(matches!(first.try_recv(), Ok(Ok(()))));
+    assert!(second.try_recv().is_err(), "it came later");
+    let told = store.durable_commit();
+    store.hurry();
+    assert!(matches!(second.try_recv(), Ok(Ok(()))));
+    assert!(store.durable_commit() > told);
+    assert_eq!(store.waits_for_sync(), None);
+    assert_eq!(
+        store.begin_start(7).unwrap().list.len(),
+        1,
+        "it does not wait for anybody"
+    );
+    let _unanswered = written(&store, append(3, 4), Durability::Synced);
+    disk.crash();
+    drop(store);
+    assert_eq!(last_index(&open(&disk)), Some(2));
+}
+
+#[test]
+fn a_store_is_cut_off_just_before_a_write_or_after_it() {
+    for (moment, last) in [(WriteMoment::Before, 1), (WriteMoment::Synced, 2)] {
+        let disk = MemoryDisk::new();
+        let store = open(&disk);
+        let cut = disk.clone();
+        disk.at_write(2, moment, Arc::new(move || cut.crash()));
+        for index in 0..2 {
+            assert!(matches!(write_synced(&store, GROUP, append(index, index + 1)), Ok(())) == (index == 0));
+        }
+        assert_eq!(last_index(&store), Some(1), "it goes on with what it has");
+        drop(store);
+        assert_eq!(last_index(&open(&disk)), Some(last - 1), "{moment:?}");
+    }
+}
+
+#[test]
+fn rot_is_told_by_reads_until_something_else_is_written() {
+    let disk = MemoryDisk::new();
+    let store = open(&disk);
+    let state = |value: &'static str| Op::PutState {
+        kind: StateKind::VOTE,
+        suffix: None,
+        value: Bytes::from_static(value.as_bytes()),
+    };
+    write_synced(&store, GROUP, vec![state("one")]).unwrap();
+    let read = || store.get_state(GROUP, StateKind::VOTE, None);
+    assert!(read().is_ok());
+    assert!(disk.rot(|count| count - 1).is_some());
+    assert!(matches!(read(), Err(StoreError::Damaged { group: GROUP, .. })));
+    assert!(store.damage().of(GROUP).is_some());
+    write_synced(&store, GROUP, vec![state("another")]).unwrap();
+    assert_eq!(read().unwrap().as_deref(), Some(&b"another"[..]));
+    // What is in memory is read from there; the next run reads it from the disk.
+    write_synced(&store, GROUP, append(0, 3)).unwrap();
+    assert!(disk.rot(|_| 1).is_some());
+    assert_eq!(store.read_log(GROUP, 0..3, usize::MAX).unwrap().len(), 3);
+    drop(store);
+    let store = open(&disk);
+    assert_eq!(store.read_log(GROUP, 0..1, usize::MAX).unwrap().len(), 1);
+    assert!(store.read_log(GROUP, 0..3, usize::MAX).is_err());
+    write_synced(&store, GROUP, vec![Op::DeleteGroup]).unwrap();
+    assert!(disk.rot(|_| 0).is_none(), "nothing is left");
+}
+
+#[test]
+fn an_earlier_state_is_put_back() {
+    let disk = MemoryDisk::new();
+    let store = open(&disk);
+    write_synced(&store, GROUP, append(0, 3)).unwrap();
+    let early = disk.image();
+    write_synced(&store, GROUP, append(3, 9)).unwrap();
+    disk.restore(&early);
+    assert!(write_synced(&store, GROUP, append(9, 10)).is_err(), "it is cut off");
+    assert_eq!(last_index(&open(&disk)), Some(2));
+    disk.wipe();
+    assert!(!disk.was_used());
+    assert_eq!(last_index(&open(&disk)), None);
 }
