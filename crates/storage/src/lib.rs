@@ -81,9 +81,7 @@ pub use error::StoreError;
 pub use factory::{NodeStore, RocksStores, StoreFactory};
 pub use fence::OnFence;
 pub use mark::{CommitPoint, LostTail, LostTailCause};
-pub use memory::{
-    Changed, Changes, DurableView, GroupView, MemoryDisk, MemoryImage, MemoryStore, OnWait, WriteMoment,
-};
+pub use memory::{Changed, Changes, DurableView, GroupView, MemoryDisk, MemoryImage, MemoryStore, OnWait, WriteMoment};
 pub use options::StoreOptions;
 pub use recovery::Recovery;
 pub use rocks::RocksStore;
