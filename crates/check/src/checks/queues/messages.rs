@@ -241,7 +241,9 @@ fn end_leases(facts: &Facts<'_>, message: &mut Message, leaves: &HashMap<u32, Ve
             let Body::Settle(settle) = &operation.body else {
                 continue;
             };
-            if settle.lease == Some(delivery.lease) && settle.settlement == Settlement::Extend && operation.is_ok() {
+            // Of a message that is done nothing is extended.
+            let extends = settle.settlement == Settlement::Extend && operation.is_ok() && !settle.already;
+            if extends && settle.lease == Some(delivery.lease) {
                 let until = operation.invoked_ns.saturating_add(settle.extend.unwrap_or(0));
                 delivery.live_until_ns = delivery.live_until_ns.max(until);
             }
