@@ -29,6 +29,7 @@ unexport RUSTC_WRAPPER CARGO_BUILD_RUSTC_WRAPPER RUSTFLAGS CARGO_ENCODED_RUSTFLA
 
 BUILD := --release --workspace --locked
 JANGADA := $(CARGO_TARGET_DIR)/release/jangada
+JANGADA_SIM := $(CARGO_TARGET_DIR)/release/jangada-sim
 
 # Make takes variables from the environment, too, where PORT and DIR are usual and mean something else, and where a FILTER would make
 # `make test` run next to nothing and pass. These count only on make's own command line.
@@ -38,7 +39,10 @@ override PORT := $(call given,PORT)
 override FILTER := $(call given,FILTER)
 override NAME := $(call given,NAME)
 override ARGS := $(call given,ARGS)
-unexport DIR PORT FILTER NAME ARGS
+override SEEDS := $(call given,SEEDS)
+override FROM := $(call given,FROM)
+override JOBS := $(call given,JOBS)
+unexport DIR PORT FILTER NAME ARGS SEEDS FROM JOBS
 
 # The examples of the patterns: a file or a folder each.
 EXAMPLES := $(filter-out common,$(basename $(notdir $(wildcard crates/patterns/examples/*))))
@@ -74,6 +78,16 @@ ifneq ($(FILTER),)
 else
 	cargo test $(BUILD) --no-fail-fast
 endif
+
+.PHONY: simulate
+simulate: prepare ## Play scenarios in the simulator (SEEDS=1000 FROM=1 JOBS=2 ARGS='--rocksdb'; one seed: ARGS='--seed 7 --notes')
+	@.ci/build $(BUILD) --bin jangada-sim
+	@$(JANGADA_SIM) $(if $(findstring --seed ,$(ARGS)),,--seeds $(or $(SEEDS),1000) --from $(or $(FROM),1) --jobs $(or $(JOBS),2)) $(ARGS)
+
+.PHONY: planted
+planted: prepare ## Plant each known bug in turn and play scenarios until it is found (SEEDS=500 each, JOBS=2)
+	@.ci/build $(BUILD) --features jangada-simulator/planted --bin jangada-sim
+	@$(JANGADA_SIM) --planted all --seeds $(or $(SEEDS),500) --jobs $(or $(JOBS),2) $(ARGS)
 
 .PHONY: set-aside
 set-aside: build ## Run the tests that do not run otherwise: set aside, or printing figures; the reason of each stands at it

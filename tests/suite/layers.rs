@@ -48,7 +48,12 @@ const ALLOWED: [(&str, &[&str]); 19] = [
             "broker", "client", "env", "log", "patterns", "storage", "types", "proto",
         ],
     ),
-    ("simulator", &["broker", "client", "env", "storage"]),
+    (
+        "simulator",
+        &[
+            "broker", "check", "client", "env", "log", "machine", "proto", "storage", "types",
+        ],
+    ),
     // It judges what clients saw, whatever they saw it of.
     ("check", &[]),
 ];

@@ -3,17 +3,50 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use jangada_env::files::{Files, ReplaceError};
 use parking_lot::Mutex;
 
+/// Files by path, `None` for directories.
+pub(crate) type FileTree = BTreeMap<PathBuf, Option<String>>;
+
 /// Files by path; a directory is there once it was made.
 #[derive(Debug, Default)]
-pub(crate) struct MemoryFiles(Mutex<BTreeMap<PathBuf, Option<String>>>);
+pub(crate) struct MemoryFiles {
+    there: Mutex<FileTree>,
+    fails: AtomicBool,
+}
+
+impl MemoryFiles {
+    /// Whether writes fail from now on.
+    pub fn fail(&self, fails: bool) {
+        self.fails.store(fails, Ordering::Relaxed);
+    }
+
+    pub fn copy(&self) -> FileTree {
+        self.there.lock().clone()
+    }
+
+    pub fn put_back(&self, tree: FileTree) {
+        *self.there.lock() = tree;
+    }
+
+    fn check(&self) -> io::Result<()> {
+        match self.fails.load(Ordering::Relaxed) {
+            true => Err(io::Error::other("Input/output error")),
+            false => Ok(()),
+        }
+    }
+}
 
 impl Files for MemoryFiles {
     fn make_directory(&self, path: &Path) -> io::Result<()> {
-        let mut there = self.0.lock();
+        let mut there = self.there.lock();
+        if there.contains_key(path) {
+            return Ok(());
+        }
+        self.check()?;
         for above in path.ancestors() {
             there.entry(above.to_owned()).or_insert(None);
         }
@@ -21,22 +54,25 @@ impl Files for MemoryFiles {
     }
 
     fn exists(&self, path: &Path) -> bool {
-        self.0.lock().contains_key(path)
+        self.there.lock().contains_key(path)
     }
 
     fn read(&self, path: &Path) -> io::Result<String> {
-        let there = self.0.lock();
+        let there = self.there.lock();
         let file = there.get(path).cloned().flatten();
         file.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn replace(&self, path: &Path, text: &str) -> Result<(), ReplaceError> {
-        self.0.lock().insert(path.to_owned(), Some(text.to_owned()));
+        let action = "cannot be written";
+        self.check().map_err(|source| ReplaceError { action, source })?;
+        self.there.lock().insert(path.to_owned(), Some(text.to_owned()));
         Ok(())
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        match self.0.lock().remove(path) {
+        self.check()?;
+        match self.there.lock().remove(path) {
             Some(_) => Ok(()),
             None => Err(io::ErrorKind::NotFound.into()),
         }

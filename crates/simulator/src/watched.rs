@@ -10,9 +10,6 @@ use std::time::Duration;
 
 use crate::trace::Trace;
 
-/// Of the system's time.
-const REAL_MAX: Duration = Duration::from_secs(60);
-
 /// A simulation while it runs.
 pub(crate) struct Watched {
     trace: Trace,
@@ -20,13 +17,14 @@ pub(crate) struct Watched {
 }
 
 impl Watched {
-    pub fn begin(trace: &Trace) -> Self {
+    /// The simulation may last so long, of the system's time.
+    pub fn begin(trace: &Trace, seed: u64, real_max: Duration) -> Self {
         let (ends, ended) = sync_channel(0);
         let shown = trace.clone();
         let watch = move || {
-            if ended.recv_timeout(REAL_MAX) == Err(RecvTimeoutError::Timeout) {
+            if ended.recv_timeout(real_max) == Err(RecvTimeoutError::Timeout) {
                 shown.show_end();
-                give_up();
+                give_up(seed, real_max);
             }
         };
         let watching = Builder::new().name("watch".to_owned()).spawn(watch);
@@ -39,8 +37,10 @@ impl Watched {
 }
 
 #[allow(clippy::print_stderr, reason = "it is the message of the test that fails")]
-fn give_up() -> ! {
-    eprintln!("the simulation has not ended after {REAL_MAX:?}; does a task wait for time without sleeping?");
+fn give_up(seed: u64, real_max: Duration) -> ! {
+    eprintln!(
+        "the simulation of seed {seed} has not ended after {real_max:?}; does a task wait for time without sleeping?"
+    );
     abort()
 }
 

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jangada_client::{ClientConfig, ConsumerConfig, NewTopic, Producer, ProducerConfig, ProducerRecord, StartAt};
-use jangada_simulator::{Host, Simulation, Trace};
+use jangada_simulator::{Simulation, Trace};
 use tokio::time::timeout;
 
-use crate::running::{Running, TIMEOUT, assert_same};
+use crate::running::{Brokers, TIMEOUT, assert_same, stop};
 
 const TOPIC: &str = "orders";
 const PARTITIONS: u32 = 3;
@@ -35,15 +35,12 @@ async fn produce(simulation: &Simulation, producer: &Producer, numbers: std::ops
 
 /// The play: a cluster forms, a topic is made, records are written and read while the broker that leads most stops and comes back.
 async fn play(simulation: Arc<Simulation>) -> Vec<String> {
-    let hosts: Vec<Host> = (1..=3)
-        .map(|broker| simulation.host(&format!("broker-{broker}")))
-        .collect();
-    let seeds: Vec<String> = hosts.iter().map(|host| host.at(9440)).collect();
-    let mut brokers = BTreeMap::new();
-    for (host, broker) in hosts.iter().zip(1..) {
-        brokers.insert(broker, Running::start(host, broker, &seeds).await);
+    let brokers = Brokers::new(&simulation, 3);
+    let mut processes = BTreeMap::new();
+    for broker in 1..=3 {
+        processes.insert(broker, brokers.start(broker).await);
     }
-    let addresses: Vec<String> = hosts.iter().map(|host| host.at(9400)).collect();
+    let addresses = brokers.addresses();
     let writing = simulation.host("producer").connect(ClientConfig::new(&addresses)).await;
     let writing = writing.expect("the cluster forms");
     writing
@@ -68,11 +65,10 @@ async fn play(simulation: Arc<Simulation>) -> Vec<String> {
     let leader = writing.topic(TOPIC).await.expect("it was created").partitions[0].leader;
     let leader = leader.expect("it has one").get();
     simulation.note(format_args!("broker {leader} stops"));
-    brokers.remove(&leader).expect("it runs").stop().await;
+    stop(&processes[&leader]).await;
     produce(&simulation, &producer, RECORDS / 3..2 * RECORDS / 3).await;
     simulation.note(format_args!("broker {leader} comes back"));
-    let host = &hosts[leader as usize - 1];
-    brokers.insert(leader, Running::start(host, leader, &seeds).await);
+    processes.insert(leader, brokers.start(leader).await);
     produce(&simulation, &producer, 2 * RECORDS / 3..RECORDS).await;
 
     let mut read = Vec::new();
@@ -87,8 +83,8 @@ async fn play(simulation: Arc<Simulation>) -> Vec<String> {
         read.push(value);
     }
     producer.close().await;
-    for (_, broker) in brokers {
-        broker.stop().await;
+    for process in processes.values() {
+        stop(process).await;
     }
     read
 }

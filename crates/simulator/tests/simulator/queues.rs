@@ -12,10 +12,10 @@ use jangada_client::{
     ReceiveOptions,
 };
 use jangada_env::Random;
-use jangada_simulator::{Host, Simulation, Trace};
+use jangada_simulator::{Simulation, Trace};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::running::{Running, TIMEOUT, assert_same};
+use crate::running::{Brokers, TIMEOUT, assert_same, stop};
 
 const QUEUE: &str = "jobs";
 const PARTITIONS: u32 = 3;
@@ -177,15 +177,12 @@ async fn drained(client: &Client) {
 
 /// The play. Gives how many deliveries there were, and how many of messages that had come before.
 async fn play(simulation: Arc<Simulation>) -> (u64, u64) {
-    let hosts: Vec<Host> = (1..=3)
-        .map(|broker| simulation.host(&format!("broker-{broker}")))
-        .collect();
-    let seeds: Vec<String> = hosts.iter().map(|host| host.at(9440)).collect();
-    let mut brokers = BTreeMap::new();
-    for (host, broker) in hosts.iter().zip(1..) {
-        brokers.insert(broker, Running::start(host, broker, &seeds).await);
+    let brokers = Brokers::new(&simulation, 3);
+    let mut processes = BTreeMap::new();
+    for broker in 1..=3 {
+        processes.insert(broker, brokers.start(broker).await);
     }
-    let addresses: Vec<String> = hosts.iter().map(|host| host.at(9400)).collect();
+    let addresses = brokers.addresses();
     let connect = async |name: &str| {
         let host = simulation.host(name);
         let client = host.connect(ClientConfig::new(&addresses)).await;
@@ -215,11 +212,10 @@ async fn play(simulation: Arc<Simulation>) -> (u64, u64) {
         // Each of them leads one partition.
         let leader = u32::try_from(chance.number() % 3).expect("it is small") + 1;
         simulation.note(format_args!("broker {leader} stops"));
-        brokers.remove(&leader).expect("it runs").stop().await;
+        stop(&processes[&leader]).await;
         send(&simulation, &sender, MESSAGES / 3..2 * MESSAGES / 3).await;
         simulation.note(format_args!("broker {leader} comes back"));
-        let host = &hosts[leader as usize - 1];
-        brokers.insert(leader, Running::start(host, leader, &seeds).await);
+        processes.insert(leader, brokers.start(leader).await);
         send(&simulation, &sender, 2 * MESSAGES / 3..MESSAGES).await;
         let all = async {
             while !seen.are_all_done() {
@@ -244,8 +240,8 @@ async fn play(simulation: Arc<Simulation>) -> (u64, u64) {
         futures::future::join_all(consuming),
         crash(&seen, "crashing consumer", crashing)
     );
-    for (_, broker) in brokers {
-        broker.stop().await;
+    for process in processes.values() {
+        stop(process).await;
     }
     (seen.deliveries.get(), seen.again.get())
 }

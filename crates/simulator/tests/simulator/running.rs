@@ -2,36 +2,57 @@
 
 use std::time::Duration;
 
-use jangada_simulator::{Host, Trace};
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use jangada_simulator::{Host, Process, Simulation, Trace};
 
 /// Of the simulation's time, of which an hour takes seconds.
 pub const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A broker that runs, and how it is stopped.
-pub struct Running {
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
+/// Starts a broker.
+pub async fn start(host: &Host, broker: u32, seeds: &[String]) -> Process {
+    let settings = host.settings(broker, seeds, &[]).expect("the settings are sound");
+    host.boot(settings).await.expect("nothing is in its way")
 }
 
-impl Running {
-    /// Starts a broker, and runs it until it is stopped.
-    pub async fn start(host: &Host, broker: u32, seeds: &[String]) -> Self {
-        let settings = host.settings(broker, seeds, &[]).expect("the settings are sound");
-        let broker = host.start(settings).await.expect("nothing is in its way");
-        let (stop, stopped) = oneshot::channel();
-        let run = broker.run_until(async move { drop(stopped.await) });
-        let task = tokio::spawn(async move { run.await.expect("it runs until it is stopped") });
-        Self { stop, task }
+/// Stops a broker in order.
+pub async fn stop(process: &Process) {
+    let stopped = tokio::time::timeout(TIMEOUT, process.stop()).await;
+    stopped.expect("it stops in time").expect("it runs until it is stopped");
+}
+
+/// Brokers from 1 on, each on a host of its own.
+pub struct Brokers {
+    pub hosts: Vec<Host>,
+    pub seeds: Vec<String>,
+}
+
+impl Brokers {
+    pub fn new(simulation: &Simulation, count: u32) -> Self {
+        let hosts: Vec<Host> = (1..=count)
+            .map(|broker| simulation.host(&format!("broker-{broker}")))
+            .collect();
+        let seeds = hosts.iter().map(|host| host.at(9440)).collect();
+        Self { hosts, seeds }
     }
 
-    /// Stops it, orderly.
-    pub async fn stop(self) {
-        let _ = self.stop.send(());
-        let stopped = timeout(TIMEOUT, self.task).await;
-        stopped.expect("it stops in time").expect("it does not panic");
+    pub fn host(&self, broker: u32) -> &Host {
+        &self.hosts[broker as usize - 1]
+    }
+
+    pub async fn start(&self, broker: u32) -> Process {
+        start(self.host(broker), broker, &self.seeds).await
+    }
+
+    pub async fn start_all(&self) -> Vec<Process> {
+        let mut processes = Vec::new();
+        for broker in 1..=u32::try_from(self.hosts.len()).expect("there are a few") {
+            processes.push(self.start(broker).await);
+        }
+        processes
+    }
+
+    /// Where clients connect.
+    pub fn addresses(&self) -> Vec<String> {
+        self.hosts.iter().map(|host| host.at(9400)).collect()
     }
 }
 
@@ -40,4 +61,5 @@ pub fn assert_same(one: &Trace, again: &Trace) {
     if let Some((line, one, again)) = one.first_difference(again) {
         panic!("a seed gives two runs; line {line} of the trace is\n{one}\nand\n{again}");
     }
+    assert_eq!(one.hash(), again.hash(), "the same lines have one hash");
 }
