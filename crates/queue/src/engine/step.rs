@@ -370,7 +370,11 @@ impl Engine {
         desk.tally = old.tally;
         desk.consumers = old.consumers;
         for (attempt, before) in old.attempts {
-            if let Some(granted) = desk.attempts.get_mut(&attempt).filter(|granted| granted.lease == before.lease) {
+            if let Some(granted) = desk
+                .attempts
+                .get_mut(&attempt)
+                .filter(|granted| granted.lease == before.lease)
+            {
                 granted.call = before.call;
             }
         }
