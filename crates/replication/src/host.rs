@@ -228,7 +228,8 @@ impl Host {
         damage::check_next(&**self.log.store(), self.log.group(), self.last_applied, id.index)?;
         // What peers send was held against it, and what lies on the disk has checksums.
         assert!(
-            self.last_applied.is_none_or(|last| last.leader_id.term <= id.leader_id.term),
+            self.last_applied
+                .is_none_or(|last| last.leader_id.term <= id.leader_id.term),
             "group {}: entry {id} is applied behind {:?}",
             self.log.group(),
             self.last_applied,

@@ -199,7 +199,11 @@ impl TransactionalId {
         if self.state == TransactionState::Ongoing {
             return;
         }
-        assert!(self.state.is_idle() && seq >= self.seq, "{seq} begins after {}", self.seq);
+        assert!(
+            self.state.is_idle() && seq >= self.seq,
+            "{seq} begins after {}",
+            self.seq
+        );
         self.state = TransactionState::Ongoing;
         self.seq = seq;
         self.started_ms = at_ms;

@@ -255,13 +255,11 @@ impl Publisher for PartitionPublisher {
             "log start {log_start} after {start_before}, with {ends:?}"
         );
         self.view.retained_bytes.store(retained_bytes, Ordering::Relaxed);
-        self.view
-            .ends
-            .send_if_modified(|known| {
-                let is_behind = known.high_watermark <= ends.high_watermark && known.last_stable <= ends.last_stable;
-                assert!(is_behind, "{known:?} is followed by {ends:?}");
-                std::mem::replace(known, ends) != ends
-            });
+        self.view.ends.send_if_modified(|known| {
+            let is_behind = known.high_watermark <= ends.high_watermark && known.last_stable <= ends.last_stable;
+            assert!(is_behind, "{known:?} is followed by {ends:?}");
+            std::mem::replace(known, ends) != ends
+        });
         self.view.desk.published(has_slots);
     }
 

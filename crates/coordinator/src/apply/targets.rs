@@ -100,7 +100,11 @@ impl Image {
             let is_free = group.held.insert(holding.partition);
             assert!(is_free, "{}", known("another member holds what it takes"));
         }
-        assert!(member.epoch <= group.assignment_epoch, "{}", known("its epoch is ahead"));
+        assert!(
+            member.epoch <= group.assignment_epoch,
+            "{}",
+            known("its epoch is ahead")
+        );
         Ok(1)
     }
 }
@@ -212,7 +216,12 @@ impl Member {
             })
             .collect();
         self.holdings = holdings;
-        assert!(self.epoch <= step.epoch, "epoch {} is followed by {}", self.epoch, step.epoch);
+        assert!(
+            self.epoch <= step.epoch,
+            "epoch {} is followed by {}",
+            self.epoch,
+            step.epoch
+        );
         if self.epoch != step.epoch {
             self.previous_epoch = self.epoch;
             self.epoch = step.epoch;

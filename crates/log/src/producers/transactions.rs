@@ -129,7 +129,11 @@ impl Producers {
         let producer = self.by_id.get_mut(&id).expect("its transaction was judged open");
         let open = producer.open.take().expect("it was judged open");
         let known = self.open_from.remove(&open.first);
-        assert!(known == Some(id), "the transaction of {id} at {} is that of {known:?}", open.first);
+        assert!(
+            known == Some(id),
+            "the transaction of {id} at {} is that of {known:?}",
+            open.first
+        );
         producer.end(marker, at);
         self.by_last_offset.insert((producer.last_offset, id));
     }

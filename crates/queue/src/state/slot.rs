@@ -317,7 +317,11 @@ impl Slot {
             .leases
             .get_mut(before.lease.get())
             .expect("a leased message has a lease");
-        assert!(lease.left > 0, "lease {:?} has no message, and loses {offset}", before.lease);
+        assert!(
+            lease.left > 0,
+            "lease {:?} has no message, and loses {offset}",
+            before.lease
+        );
         lease.left -= 1;
         if lease.left == 0 {
             self.leases.remove(before.lease.get());
