@@ -153,21 +153,20 @@ impl<'a> Alone<'a> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_each_key_the_last_record_stays_and_readers_go_over_what_is_gone() {
     let broker = Broker::start(Options::default());
-    let mut partition = broker.lead(compacted()).await;
+    let partition = broker.lead(compacted()).await;
+    let mut alone = Alone::new(&broker, partition);
     for nth in 0..3_000 {
         let value = nth.to_string();
         let key = format!("k{}", nth % 5);
-        append(&partition, batch(&[(&key, Some(&value)), ("hot", Some(&value))]))
+        append(&alone.partition, batch(&[(&key, Some(&value)), ("hot", Some(&value))]))
             .await
             .expect("written");
     }
-    append(&partition, batch(&[("k0", None)])).await.expect("written");
-    // A state is saved when the replica is closed.
-    partition = broker.lead(compacted()).await;
-    append(&partition, batch(&[("last", Some("1"))]))
+    append(&alone.partition, batch(&[("k0", None)])).await.expect("written");
+    alone.reopen(compacted()).await;
+    append(&alone.partition, batch(&[("last", Some("1"))]))
         .await
         .expect("written");
-    let mut alone = Alone::new(&broker, partition);
     let before = alone.records().await;
     assert_eq!(before.len(), 6_002);
     assert_eq!(alone.clean().await, Offset(6_001));
