@@ -56,6 +56,8 @@ async fn answers_are_lost(world: &World, producer: &Producer, values: &[String],
             (world.end_of(TOPIC).await == end).then_some(())
         })
         .await;
+    // What was answered is on its way, and would come when the link is mended.
+    world.sim.network().reset(host, &client);
     assert!(world.cluster.kill(leader), "it runs");
     world.sim.network().mend(host, &client);
     for (expected, delivery) in (first..).zip(deliveries) {

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use jangada_storage::{Changed, GroupView, StateKind};
+use jangada_storage::{Changed, GroupView, LogEntry, StateKind};
 
 use super::group::Group;
 use super::index::Index;
@@ -119,13 +119,7 @@ fn look_at_log(name: &str, group: &mut Group, view: &GroupView<'_>, from: u64) -
     let mut before = from.checked_sub(1).and_then(|before| view.term_at(before)).unwrap_or(0);
     let mut judged = Ok(());
     view.each_entry(from, &mut |entry| {
-        judged = match entry.term < before {
-            true => Err(format!(
-                "entry {} is of term {}, and the one before it of term {before}",
-                entry.index, entry.term
-            )),
-            false => group.entries.note(name, entry),
-        };
+        judged = check_order(before, entry).and_then(|()| group.entries.note(name, entry));
         before = entry.term;
         match judged {
             Ok(()) => ControlFlow::Continue(()),
@@ -133,6 +127,17 @@ fn look_at_log(name: &str, group: &mut Group, view: &GroupView<'_>, from: u64) -
         }
     });
     judged
+}
+
+/// Terms never fall along a log.
+fn check_order(before: u64, entry: &LogEntry) -> Result<(), Finding> {
+    match entry.term < before {
+        true => Err(format!(
+            "entry {} is of term {}, and the one before it of term {before}",
+            entry.index, entry.term
+        )),
+        false => Ok(()),
+    }
 }
 
 /// What is said to be committed is in the log, or was purged.
@@ -184,5 +189,26 @@ impl Saved {
             purged.index,
             covered.map_or_else(|| "nothing".to_owned(), |at| format!("entries up to {at}"))
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    /// No store takes such an entry, so that it cannot be written by hand.
+    #[test]
+    fn terms_that_fall_along_a_log_are_found() {
+        let entry = LogEntry {
+            index: 4,
+            term: 1,
+            head: Bytes::new(),
+            body: Bytes::new(),
+        };
+        assert_eq!(check_order(1, &entry), Ok(()));
+        let finding = check_order(2, &entry).expect_err("it falls");
+        assert_eq!(finding, "entry 4 is of term 1, and the one before it of term 2");
     }
 }

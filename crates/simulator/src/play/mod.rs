@@ -46,7 +46,7 @@ const ENDED_MAX: Duration = Duration::from_secs(20);
 /// A team has looked at everything within so long.
 const FINISHED_MAX: Duration = Duration::from_secs(180);
 /// A run takes at most so long, of the system's time.
-const REAL_MAX: Duration = Duration::from_secs(120);
+const REAL_MAX: Duration = Duration::from_secs(300);
 /// Between two looks at the invariants.
 const LOOK: Duration = Duration::from_millis(500);
 

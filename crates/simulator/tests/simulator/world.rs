@@ -274,8 +274,8 @@ async fn lose_power(simulation: Arc<Simulation>) -> bool {
     assert!(!produce(&writer, "unsynced").await, "nobody has synced it");
     process.power_off();
     host.disk().slow(None);
-    drop(writer);
-    drop(writing);
+    // Or it would send it once more.
+    simulation.network().cut(&simulation.host("writer"), host);
     brokers.start(1).await;
     let read = read_all(&client(&simulation, &brokers, "reader").await).await;
     assert_eq!(read[0], "synced");

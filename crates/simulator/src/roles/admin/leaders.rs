@@ -1,20 +1,30 @@
-//! An administrator who moves the leaders of everybody's partitions, and asks all the time what there is.
+//! An administrator who moves the leaders of everybody's partitions, those of a topic of its own among them.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::LocalBoxFuture;
-use jangada_client::BrokerId;
+use jangada_check::call;
+use jangada_client::{BrokerId, Client, Isolation};
 use jangada_env::Random;
 use tokio::time::{Instant, sleep};
 
 use crate::play::stage::Stage;
 use crate::roles::log::chance::Chance;
+use crate::roles::log::outbox::Outbox;
+use crate::roles::log::reading::Named;
+use crate::roles::log::records::{Values, create_topic, record};
+use crate::roles::log::{finals, readers};
 use crate::roles::team::{Finding, Team};
 
 /// Within so long each partition has a leader, and all of its replicas are in sync.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(300);
+
+const DELIVERY: Duration = Duration::from_secs(5);
+/// Of the topic of its own.
+const PARTITIONS: u32 = 2;
 
 struct Leaders {
     /// Between two moves at most, milliseconds.
@@ -27,19 +37,50 @@ pub fn leaders(random: &Random) -> Box<dyn Team> {
     Box::new(Leaders { pause_ms })
 }
 
+fn topic(stage: &Stage) -> Named {
+    Named::once(stage.named("log"))
+}
+
 impl Team for Leaders {
-    fn prepare<'a>(&'a self, _: &'a Stage) -> LocalBoxFuture<'a, Result<(), Finding>> {
-        async { Ok(()) }.boxed_local()
+    fn prepare<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<(), Finding>> {
+        async move { create_topic(stage, &topic(stage).topic, PARTITIONS, &[]).await }.boxed_local()
     }
 
     fn tasks(&self, stage: &Stage) -> Vec<LocalBoxFuture<'static, ()>> {
-        let chance = Chance::of(&stage.random);
-        vec![transfer(stage.clone(), chance, self.pause_ms).boxed_local()]
+        let chance = || Chance::of(&stage.random);
+        vec![
+            transfer(stage.clone(), chance(), self.pause_ms).boxed_local(),
+            write(stage.clone(), chance()).boxed_local(),
+            readers::follow(stage, "follower", topic(stage), PARTITIONS, Isolation::Committed),
+            readers::ask_ends(stage, "asker", topic(stage), PARTITIONS),
+        ]
     }
 
     fn finish<'a>(&'a self, stage: &'a Stage) -> LocalBoxFuture<'a, Result<(), Finding>> {
-        healthy(stage).boxed_local()
+        let finishing = async move {
+            let client = stage.connect("last").await;
+            healthy(stage, &client).await?;
+            let read = finals::read_topic(stage, &client, &topic(stage), PARTITIONS).await;
+            read.map(drop)
+        };
+        finishing.boxed_local()
     }
+}
+
+async fn write(stage: Stage, chance: Chance) {
+    let Some(mut outbox) = Outbox::connect(&stage, "writer", DELIVERY).await else {
+        return;
+    };
+    let (values, topic) = (Values::new("m"), topic(&stage));
+    let name: Rc<str> = topic.topic.as_str().into();
+    while !stage.is_over() {
+        let (partition, value) = (chance.count(0..PARTITIONS), values.next());
+        let call = call::Send::new(&topic.place(partition), &*value);
+        outbox.send(call, record(&name, partition, &value)).await;
+        outbox.settle_to(8).await;
+        outbox.pause(chance.ms(10..200)).await;
+    }
+    outbox.close().await;
 }
 
 async fn transfer(stage: Stage, chance: Chance, pause_ms: u64) {
@@ -72,8 +113,8 @@ async fn transfer(stage: Stage, chance: Chance, pause_ms: u64) {
 }
 
 /// Waits until each partition of the cluster has a leader and all of its replicas.
-async fn healthy(stage: &Stage) -> Result<(), Finding> {
-    let admin = stage.connect("last").await.admin();
+async fn healthy(stage: &Stage, client: &Client) -> Result<(), Finding> {
+    let admin = client.admin();
     stage.step("waits until all replicas are in sync");
     let deadline = Instant::now() + HEALTHY_WITHIN;
     loop {

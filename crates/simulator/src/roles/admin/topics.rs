@@ -3,7 +3,7 @@
 //!
 //! A topic of a name is one life of it. All of a life goes through the client that created it, which knows the topic's id.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::LocalBoxFuture;
 use jangada_check::call;
-use jangada_client::{Client, ClientError, Isolation, NewTopic, ProducerConfig};
+use jangada_client::{Client, ClientError, Isolation, NewTopic, ProducerConfig, TopicId};
 use jangada_env::Random;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Instant, sleep};
@@ -72,6 +72,7 @@ impl Team for Topics {
                 chance: Chance::of(&stage.random),
                 name: stage.named(&format!("topic-{number}")),
                 lives: self.lives.clone(),
+                last: Cell::default(),
             };
             tasks.push(keeper.keep(number).boxed_local());
         }
@@ -150,6 +151,8 @@ struct Keeper {
     chance: Chance,
     name: String,
     lives: Lives,
+    /// The topic of the name that was there last.
+    last: Cell<Option<TopicId>>,
 }
 
 impl Keeper {
@@ -213,10 +216,16 @@ impl Keeper {
         // As many as the attempt asked for that created it.
         let partitions = loop {
             match self.stage.until_over(admin.create_topic(wanted.clone())).await? {
+                // A broker whose metadata is behind may still have the one before, whose deletion was acknowledged.
+                Ok(created) if self.last.get() == Some(created.topic_id) => {
+                    self.stage
+                        .note(&format!("{}: the one that was deleted is said to be there", self.name));
+                    self.stage.pause(PAUSE).await;
+                }
                 Ok(created) => {
-                    break created
-                        .partitions
-                        .expect("brokers of this version say how many there are");
+                    self.last.set(Some(created.topic_id));
+                    let partitions = created.partitions;
+                    break partitions.expect("brokers of this version say how many there are");
                 }
                 Err(error) => {
                     self.stage.note(&format!("{} is not created yet: {error}", self.name));
@@ -244,13 +253,11 @@ impl Keeper {
             delivery_timeout: DELIVERY,
             ..ProducerConfig::default()
         };
-        let producer = match client.producer(config) {
-            Ok(producer) => producer,
-            Err(error) => return stage.report(format!("no producer: {error}")),
+        let Some(mut outbox) = Outbox::of(stage, client, config) else {
+            return;
         };
         let values = Values::new(format!("life{}", topic.life));
         let name: Rc<str> = topic.topic.as_str().into();
-        let mut outbox = Outbox::new(stage, producer, DELIVERY);
         for _ in 0..chance.between(5..40) {
             if stage.is_over() {
                 break;
@@ -265,7 +272,7 @@ impl Keeper {
             let call = call::Send::new(&topic.place(partition), &*value);
             outbox.send(call, record(&name, partition, &value)).await;
             outbox.settle_to(4).await;
-            outbox.pause(chance.ms(10..200)).await;
+            outbox.pause(chance.ms(10..120)).await;
         }
         outbox.close().await;
     }

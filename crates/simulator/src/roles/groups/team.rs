@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::LocalBoxFuture;
 use jangada_check::call;
-use jangada_client::{Assignor, Client, CommitMode, ProducerConfig};
+use jangada_client::{Assignor, Client, CommitMode};
 use jangada_env::Random;
 use tokio::time::Instant;
 
@@ -198,20 +198,11 @@ fn all_were_handed_out(stage: &Stage, group: &Group, all: &BTreeMap<String, Whol
 }
 
 async fn write(stage: Stage, chance: Chance, topic: Named, partitions: Rc<Cell<u32>>) {
-    let Some(client) = stage.until_over(stage.connect("writer")).await else {
+    let Some(mut outbox) = Outbox::connect(&stage, "writer", DELIVERY).await else {
         return;
-    };
-    let config = ProducerConfig {
-        delivery_timeout: DELIVERY,
-        ..ProducerConfig::default()
-    };
-    let producer = match client.producer(config) {
-        Ok(producer) => producer,
-        Err(error) => return stage.report(format!("no producer: {error}")),
     };
     let values = Values::new("g");
     let name: Rc<str> = topic.topic.as_str().into();
-    let mut outbox = Outbox::new(&stage, producer, DELIVERY);
     while !stage.is_over() {
         let (partition, value) = (chance.count(0..partitions.get()), values.next());
         let call = call::Send::new(&topic.place(partition), &*value);

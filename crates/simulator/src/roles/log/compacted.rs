@@ -9,7 +9,7 @@ use futures::FutureExt as _;
 use futures::future::LocalBoxFuture;
 use jangada_check::call;
 use jangada_check::note::{Note, PartitionSettings};
-use jangada_client::{Client, Isolation, ProducerConfig, ProducerRecord, Table, TableOptions};
+use jangada_client::{Client, Isolation, ProducerRecord, Table, TableOptions};
 use jangada_env::Random;
 use tokio::time::{sleep, timeout};
 
@@ -45,7 +45,7 @@ pub fn compacted(random: &Random) -> Box<dyn Team> {
         partitions: chance.count(1..3),
         writers: chance.index(2) + 1,
         keys: chance.one_of(&[3, 8, 20]),
-        pad: chance.one_of(&[4_000, 12_000]),
+        pad: chance.one_of(&[7_000, 14_000]),
         delete_retention_ms: chance.one_of(&[0, 1_000, 5_000]),
         table: Rc::default(),
     })
@@ -147,19 +147,10 @@ impl Writer {
     async fn write(self) {
         let stage = &self.stage;
         let name = format!("writer-{}", self.number);
-        let Some(client) = stage.until_over(stage.connect(&name)).await else {
+        let Some(mut outbox) = Outbox::connect(stage, &name, DELIVERY).await else {
             return;
         };
-        let config = ProducerConfig {
-            delivery_timeout: DELIVERY,
-            ..ProducerConfig::default()
-        };
-        let producer = match client.producer(config) {
-            Ok(producer) => producer,
-            Err(error) => return stage.report(format!("no producer: {error}")),
-        };
         let values = Values::new(format!("k{}", self.number));
-        let mut outbox = Outbox::new(stage, producer, DELIVERY);
         while !stage.is_over() {
             for _ in 0..self.chance.between(1..5) {
                 let (call, record) = self.draw(&values);

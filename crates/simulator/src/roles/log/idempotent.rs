@@ -54,7 +54,7 @@ impl Habits {
                 ..ProducerConfig::default()
             },
             in_flight: chance.one_of(&[1, 4, 16]),
-            pause_ms: chance.one_of(&[40, 100, 250]),
+            pause_ms: chance.one_of(&[100, 200, 400]),
         }
     }
 }
@@ -137,13 +137,11 @@ async fn write(stage: Stage, chance: Chance, number: usize, habits: Habits, topi
     let values = Values::new(format!("w{number}"));
     let name: Rc<str> = topic.topic.as_str().into();
     while !stage.is_over() {
-        let producer = match client.producer(habits.config.clone()) {
-            Ok(producer) => producer,
-            Err(error) => return stage.report(format!("no producer: {error}")),
+        let Some(mut outbox) = Outbox::of(&stage, &client, habits.config.clone()) else {
+            return;
         };
-        let mut outbox = Outbox::new(&stage, producer, habits.config.delivery_timeout);
         for _ in 0..chance.between(10..100) {
-            for _ in 0..chance.between(1..5) {
+            for _ in 0..chance.between(1..4) {
                 let (partition, value) = (chance.count(0..partitions), values.next());
                 let mut record = record(&name, partition, &value);
                 if chance.one_in(40) {

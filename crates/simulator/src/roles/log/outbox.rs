@@ -7,7 +7,7 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
 use jangada_check::Pending;
 use jangada_check::call::{self, Call, Reply, Sent};
-use jangada_client::{ClientError, Delivery, Producer, ProducerRecord};
+use jangada_client::{Client, ClientError, Delivery, Producer, ProducerConfig, ProducerRecord};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::records::watch;
@@ -26,15 +26,33 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// Nothing is on its way. The delivery timeout is that of the producer.
-    pub fn new(stage: &Stage, producer: Producer, delivery_timeout: Duration) -> Self {
-        Self {
-            stage: stage.clone(),
-            process: stage.process(),
-            producer,
-            delivery_timeout,
-            waiting: FuturesUnordered::new(),
+    /// A new process with a producer of this client. None: the settings are wrong, which is told.
+    pub fn of(stage: &Stage, client: &Client, config: ProducerConfig) -> Option<Self> {
+        let delivery_timeout = config.delivery_timeout;
+        match client.producer(config) {
+            Ok(producer) => Some(Self {
+                stage: stage.clone(),
+                process: stage.process(),
+                producer,
+                delivery_timeout,
+                waiting: FuturesUnordered::new(),
+            }),
+            Err(error) => {
+                stage.report(format!("no producer: {error}"));
+                None
+            }
         }
+    }
+
+    /// A new process with an idempotent producer of a client of this name, whose records are given up after so long. None: the stage is
+    /// over.
+    pub async fn connect(stage: &Stage, name: &str, delivery_timeout: Duration) -> Option<Self> {
+        let client = stage.until_over(stage.connect(name)).await?;
+        let config = ProducerConfig {
+            delivery_timeout,
+            ..ProducerConfig::default()
+        };
+        Self::of(stage, &client, config)
     }
 
     /// Sends a record, or gives it up when the stage is over before it is taken.

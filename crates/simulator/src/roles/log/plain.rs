@@ -94,13 +94,11 @@ async fn write(writer: Writer, chance: Chance, topic: Named, partitions: u32) {
     let Some(client) = stage.until_over(stage.connect(&name)).await else {
         return;
     };
-    let producer = match client.producer(writer.config.clone()) {
-        Ok(producer) => producer,
-        Err(error) => return stage.report(format!("no producer: {error}")),
+    let Some(mut outbox) = Outbox::of(stage, &client, writer.config.clone()) else {
+        return;
     };
     let values = Values::new(format!("p{}", writer.number));
     let name: Rc<str> = topic.topic.as_str().into();
-    let mut outbox = Outbox::new(stage, producer, writer.config.delivery_timeout);
     while !stage.is_over() {
         let (partition, value) = (chance.count(0..partitions), values.next());
         let call = call::Send {

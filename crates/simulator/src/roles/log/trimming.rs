@@ -9,7 +9,7 @@ use futures::FutureExt as _;
 use futures::future::LocalBoxFuture;
 use jangada_check::call::{self, Call, Done, Reply};
 use jangada_check::note::{Note, PartitionSettings};
-use jangada_client::{Isolation, OffsetAt, ProducerConfig};
+use jangada_client::{Isolation, OffsetAt};
 use jangada_env::Random;
 
 use super::chance::Chance;
@@ -132,20 +132,11 @@ impl Trimming {
 }
 
 async fn write(stage: Stage, chance: Chance, topic: Named, (partitions, pad): (u32, usize)) {
-    let Some(client) = stage.until_over(stage.connect("writer")).await else {
+    let Some(mut outbox) = Outbox::connect(&stage, "writer", DELIVERY).await else {
         return;
-    };
-    let config = ProducerConfig {
-        delivery_timeout: DELIVERY,
-        ..ProducerConfig::default()
-    };
-    let producer = match client.producer(config) {
-        Ok(producer) => producer,
-        Err(error) => return stage.report(format!("no producer: {error}")),
     };
     let values = Values::new("t");
     let name: Rc<str> = topic.topic.as_str().into();
-    let mut outbox = Outbox::new(&stage, producer, DELIVERY);
     while !stage.is_over() {
         for _ in 0..chance.between(1..4) {
             let (partition, value) = (chance.count(0..partitions), values.next());

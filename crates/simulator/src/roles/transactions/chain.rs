@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::LocalBoxFuture;
 use jangada_check::{Note, call};
-use jangada_client::{Client, Isolation, ProducerConfig};
+use jangada_client::{Client, Isolation};
 use jangada_env::Random;
 use tokio::time::Instant;
 
@@ -152,20 +152,11 @@ fn once(stage: &Stage, from: &[Whole], to: &[Whole]) {
 }
 
 async fn feed(stage: Stage, chance: Chance, topic: Named, partitions: u32) {
-    let Some(client) = stage.until_over(stage.connect("feeder")).await else {
+    let Some(mut outbox) = Outbox::connect(&stage, "feeder", DELIVERY).await else {
         return;
-    };
-    let config = ProducerConfig {
-        delivery_timeout: DELIVERY,
-        ..ProducerConfig::default()
-    };
-    let producer = match client.producer(config) {
-        Ok(producer) => producer,
-        Err(error) => return stage.report(format!("no producer: {error}")),
     };
     let values = Values::new("n");
     let name: Rc<str> = topic.topic.as_str().into();
-    let mut outbox = Outbox::new(&stage, producer, DELIVERY);
     while !stage.is_over() {
         let (partition, value) = (chance.count(0..partitions), values.next());
         let call = call::Send::new(&topic.place(partition), &*value);
