@@ -1,5 +1,5 @@
-//! Whose turn it is: the process whose tasks run on this thread at the moment. What it logs carries its name, and when it panics, it is known
-//! who did.
+//! Whose turn it is: the process whose tasks run on this thread at the moment. What it logs carries its name, and when it panics, it is
+//! known who did.
 
 use std::cell::{Cell, RefCell};
 use std::panic::{PanicHookInfo, set_hook, take_hook};

@@ -1,7 +1,7 @@
 //! Steps the runtimes of all processes in turn, on one thread, a tick of simulated time at a time.
 //!
-//! In each step a process does what it can do at that time, and then its clock moves by a tick. Whatever one sends to another is on its way for
-//! longer than nothing, so what a process sees in a tick was sent in an earlier one, and their order within a tick decides nothing.
+//! In each step a process does what it can do at that time, and then its clock moves by a tick. Whatever one sends to another is on its way
+//! for longer than nothing, so what a process sees in a tick was sent in an earlier one, and their order within a tick decides nothing.
 //!
 //! ```text
 //!  time   network            play (0)   broker-1   broker-2

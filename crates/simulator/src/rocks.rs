@@ -1,9 +1,9 @@
 //! RocksDB below a simulation: the store that brokers have in production, in a directory in memory, while all else is simulated. So the
 //! same seeds try whether the store in memory is honest.
 //!
-//! The store has threads of its own, which a seed knows nothing of. So each write is made durable and waited for before `write` returns, and
-//! its completion is called then, on the simulation's thread, in the order of the writes. What else depends on how far those threads are
-//! is answered as if they had nothing to do. The same seed gives the same run, also here.
+//! The store has threads of its own, which a seed knows nothing of. So each write is made durable and waited for before `write` returns,
+//! and its completion is called then, on the simulation's thread, in the order of the writes. What else depends on how far those threads
+//! are is answered as if they had nothing to do. The same seed gives the same run, also here.
 //!
 //! ```text
 //!  simulation's thread                               RocksStore's threads

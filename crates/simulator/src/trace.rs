@@ -27,7 +27,7 @@ const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
 /// What of a simulation is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TraceMode {
-    /// All lines.
+    /// All lines are kept.
     #[default]
     Kept,
     /// Only the hash of what is sent and noted. Nothing is logged.

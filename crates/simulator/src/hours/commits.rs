@@ -30,8 +30,8 @@ async fn open(client: &Client, early: bool) -> TransactionalProducer {
     opened.expect("the coordinator lives")
 }
 
-/// A commit is under way for so long that another life of the producer has begun a transaction meanwhile: it ends neither that one nor its own,
-/// which was aborted when the other life began.
+/// A commit is under way for so long that another life of the producer has begun a transaction meanwhile: it ends neither that one nor its
+/// own, which was aborted when the other life began.
 ///
 /// # Panics
 /// It does not come out so.

@@ -42,8 +42,8 @@ pub fn hung_peer(seed: u64) -> Trace {
     })
 }
 
-/// Two of three do not hear each other, and both hear the third: records are taken all the time, whoever leads; also when the leader dies then,
-/// and the others can talk.
+/// Two of three do not hear each other, and both hear the third: records are taken all the time, whoever leads; also when the leader dies
+/// then, and the others can talk.
 ///
 /// # Panics
 /// It does not come out so.

@@ -37,8 +37,8 @@ pub fn of_all(seed: u64) -> Trace {
     })
 }
 
-/// The leader stands still, and the others go on without it; the power fails for one of these, and then the old leader goes on. There is one
-/// history.
+/// The leader stands still, and the others go on without it; the power fails for one of these, and then the old leader goes on. There is
+/// one history.
 ///
 /// # Panics
 /// It does not come out so.

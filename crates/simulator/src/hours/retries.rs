@@ -13,8 +13,8 @@ const TOPIC: &str = "orders";
 /// As many as the log knows of a producer's last batches.
 const BATCH: usize = 5;
 
-/// Records are committed, and their leader dies before the producer hears of it. It sends them again to the next one: each is there once, at
-/// the offset that the producer is told.
+/// Records are committed, and their leader dies before the producer hears of it. It sends them again to the next one: each is there once,
+/// at the offset that the producer is told.
 ///
 /// # Panics
 /// It does not come out so.

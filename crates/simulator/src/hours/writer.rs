@@ -16,7 +16,7 @@ use super::world::{Read, WITHIN, World, producer, record};
 pub(super) struct Written {
     /// All, in the order in which they were sent.
     pub sent: Vec<String>,
-    /// By offset.
+    /// Values that were acknowledged, by offset.
     pub acked: BTreeMap<i64, String>,
     /// Those that were refused, and never come.
     pub failed: Vec<String>,

@@ -1,5 +1,5 @@
-//! What must be true of the disks of a cluster at every moment, whatever has happened: looked at from outside while the brokers run, without
-//! a message and without time that passes.
+//! What must be true of the disks of a cluster at every moment, whatever has happened: looked at from outside while the brokers run,
+//! without a message and without time that passes.
 //!
 //! | invariant | module |
 //! |---|---|
@@ -14,8 +14,8 @@
 //! | log start <= last stable offset <= high watermark; no log start passes what a queue needs | `saved` |
 //! | the offset index has no gap and fits the log | `index` |
 //!
-//! What is looked at is what is durable: the synced layer of each disk. So it holds at every moment, also while a broker is dead. Only what has
-//! changed since the last look is read again; votes are all seen, also those between two looks.
+//! What is looked at is what is durable: the synced layer of each disk. So it holds at every moment, also while a broker is dead. Only what
+//! has changed since the last look is read again; votes are all seen, also those between two looks.
 //!
 //! Entries that compaction has taken records of may differ: each replica compacts its own log. A group that was deleted for good is
 //! judged no more.
@@ -90,8 +90,8 @@ impl Invariants {
         self.disks.insert(BrokerId::from(broker), Watched::new(name, disk));
     }
 
-    /// From now on this host's disk is the broker's, or it was put back or emptied: what was known of its past does not count any more, and it
-    /// may lack what was committed until now.
+    /// From now on this host's disk is the broker's, or it was put back or emptied: what was known of its past does not count any more, and
+    /// it may lack what was committed until now.
     pub fn replaced(&mut self, broker: u32, host: &Host) {
         self.replaced_by(broker, host.name(), host.disk().memory());
     }

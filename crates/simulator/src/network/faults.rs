@@ -10,7 +10,7 @@ use super::net::Net;
 
 /// Who has an address in the network.
 pub trait Addressed {
-    /// The address.
+    /// The host's address in the network.
     fn address(&self) -> Ipv4Addr;
 
     /// How it is called in the trace.

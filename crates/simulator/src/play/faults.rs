@@ -31,7 +31,7 @@ const REPLACE_MAX: Duration = Duration::from_secs(60);
 /// How often a kind of fault was ordered, and how often it was seen to act.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counted {
-    /// Begun.
+    /// So many were begun.
     pub ordered: u32,
     /// Seen to act.
     pub took_effect: u32,

@@ -77,7 +77,7 @@ pub struct Outcome {
     pub calls: u64,
     /// How often each kind of fault was ordered, and how often it took effect.
     pub faults: BTreeMap<FaultKind, Counted>,
-    /// Simulated time.
+    /// How long it took, in simulated time.
     pub took: Duration,
     /// What happened, if it was kept.
     pub trace: Trace,

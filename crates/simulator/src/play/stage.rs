@@ -31,9 +31,9 @@ struct Shared {
 /// What a team is given. A clone is the same stage with the same chance.
 #[derive(Clone)]
 pub struct Stage {
-    /// The simulation.
+    /// The simulation that all of it is in.
     pub sim: Arc<Simulation>,
-    /// The brokers.
+    /// The brokers, and who they are.
     pub cluster: Rc<Cluster>,
     /// Where calls and answers are recorded.
     pub recorder: Recorder,
@@ -85,7 +85,7 @@ impl Stage {
         self.connect_with(name, |_| ()).await
     }
 
-    /// As [`Self::connect`], with other settings of the client.
+    /// Like [`Self::connect`], with other settings of the client.
     pub async fn connect_with(&self, name: &str, set: impl Fn(&mut ClientConfig)) -> Client {
         let host = self.cluster.client_host(&self.named(name));
         loop {

@@ -13,7 +13,7 @@ macro_rules! kinds {
         }
 
         impl FaultKind {
-            /// All kinds.
+            /// All kinds of them.
             pub const ALL: &[Self] = &[$(Self::$kind),*];
 
             /// The name in the text of a scenario.

@@ -27,7 +27,7 @@ pub struct Scenario {
     pub seconds: u64,
     /// Settings of all brokers, `section.key=value`.
     pub settings: Vec<String>,
-    /// Who works.
+    /// The teams that work.
     pub teams: Vec<TeamPlan>,
     /// What goes wrong, in order of time.
     pub faults: Vec<Fault>,

@@ -1,5 +1,5 @@
-//! What the world of a simulation does to those in it: processes die and stand still, networks and disks and clocks fail; and all of it follows
-//! from the seed.
+//! What the world of a simulation does to those in it: processes die and stand still, networks and disks and clocks fail; and all of it
+//! follows from the seed.
 
 use std::io::ErrorKind;
 use std::sync::Arc;

@@ -6,8 +6,8 @@ use std::sync::{Arc, Weak};
 use jangada_types::GroupId;
 use parking_lot::{Mutex, MutexGuard};
 
+use super::journal::Journal;
 use super::layer::Layer;
-use super::look::Journal;
 use super::run::Run;
 use crate::error::StoreError;
 use crate::mark::LostTail;

@@ -18,11 +18,13 @@
 //! |---|---|
 //! | `layer` | the data of all groups, and what operations make of it |
 //! | `disk` | [`MemoryDisk`]: the synced layer, and what can happen to it |
+//! | `journal` | what has changed of the synced layer since somebody asked |
 //! | `look` | the synced layer, for those who judge it from outside |
 //! | `run` | the written layer of one run, and the answers that are due |
 //! | `store` | [`MemoryStore`]: the contract |
 
 mod disk;
+mod journal;
 mod layer;
 mod look;
 mod run;
@@ -31,5 +33,6 @@ mod store;
 mod tests;
 
 pub use disk::{MemoryDisk, MemoryImage, WriteMoment};
-pub use look::{Changed, Changes, DurableView, GroupView};
+pub use journal::{Changed, Changes};
+pub use look::{DurableView, GroupView};
 pub use store::{MemoryStore, OnWait};

@@ -404,7 +404,8 @@ struct Granted<'a> {
 }
 
 impl Granted<'_> {
-    /// Reads the messages, as many as the bytes allow; the others are given back. With the task that settles those that cannot be handed out.
+    /// Reads the messages, as many as the bytes allow; the others are given back. With the task that settles those that cannot be handed
+    /// out.
     async fn read(
         mut self,
         node: &Arc<Node>,

@@ -20,7 +20,7 @@ pub(super) enum Bound {
 /// What a binding asks of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Asks {
-    /// Nothing.
+    /// Nothing is to happen.
     Nothing,
     /// This routing key.
     Key(&'static str),

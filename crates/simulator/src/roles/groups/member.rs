@@ -33,7 +33,7 @@ pub type Handed = Rc<RefCell<BTreeMap<String, BTreeMap<i64, u32>>>>;
 /// A group, and how its members read.
 #[derive(Clone)]
 pub struct Group {
-    /// Its name.
+    /// The name of its client.
     pub name: String,
     /// The topics that it reads.
     pub topics: Vec<String>,
@@ -47,7 +47,7 @@ pub struct Group {
     pub handed: Handed,
 }
 
-/// One member.
+/// One member of a group.
 #[derive(Clone)]
 pub struct Member {
     /// The group that it is of.

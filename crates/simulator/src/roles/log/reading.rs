@@ -38,7 +38,7 @@ impl Named {
 pub struct Reading {
     /// The stage that it is on.
     pub stage: Stage,
-    /// Its number.
+    /// The reader's process in the history.
     pub process: u32,
     /// What it reads.
     pub topic: Named,

@@ -22,7 +22,7 @@ pub(crate) enum Habit {
     Ack,
     /// It is acknowledged at last before its lease is over.
     Slow,
-    /// It failed.
+    /// Its consumer says that it failed.
     Nack,
     /// It is put off.
     PutOff,

@@ -25,7 +25,7 @@ pub enum Ended {
     Aborted,
     /// It is aborted, and another process has the transactional id.
     Fenced,
-    /// Nobody knows.
+    /// Nobody knows how it ended.
     Unknown,
 }
 

@@ -300,7 +300,7 @@ impl Writer {
         }
     }
 
-    /// One transaction.
+    /// One transaction of a writer.
     async fn transaction(&self, client: &Client, producer: &mut TransactionalProducer, process: u32) -> Ended {
         let chance = &self.chance;
         let transaction = match producer.begin().await {

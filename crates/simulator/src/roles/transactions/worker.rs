@@ -32,7 +32,7 @@ const CLOSE: Duration = Duration::from_secs(13);
 pub struct Chain {
     /// The stage that they are on.
     pub stage: Stage,
-    /// Their group.
+    /// The group that they share.
     pub group: String,
     /// What they read.
     pub from: Named,
