@@ -1,8 +1,11 @@
 //! The brokers of a scenario: their hosts, and the processes that run there.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
 
 use crate::host::Host;
 use crate::process::Process;
@@ -13,6 +16,9 @@ use crate::simulation::Simulation;
 const INTERNAL_PORT: u16 = 9440;
 /// Where a broker listens for clients.
 const PUBLIC_PORT: u16 = 9400;
+
+/// So long after nothing is between brokers any more all of them have heard of what the others know.
+const TOGETHER: Duration = Duration::from_secs(3);
 
 /// The brokers, each at a host of its own, and the hosts of clients. Brokers have the ids 1, 2, and so on.
 pub struct Cluster {
@@ -27,6 +33,10 @@ pub struct Cluster {
     clients: RefCell<BTreeMap<String, Host>>,
     /// Where the stores are, if they are RocksDB.
     rocks: Option<RocksDisks>,
+    /// Faults under way that may keep brokers from hearing each other.
+    apart: Cell<u32>,
+    /// When the last of these has ended.
+    together: Cell<Option<Instant>>,
 }
 
 impl Cluster {
@@ -47,6 +57,28 @@ impl Cluster {
             processes: RefCell::default(),
             starting: RefCell::default(),
             clients: RefCell::default(),
+            apart: Cell::new(0),
+            together: Cell::new(None),
+        }
+    }
+
+    /// A fault begins that may keep brokers from hearing each other.
+    pub(crate) fn part(&self) {
+        self.apart.set(self.apart.get() + 1);
+    }
+
+    /// Such a fault has ended.
+    pub(crate) fn join(&self) {
+        self.apart.set(self.apart.get() - 1);
+        self.together.set(Some(Instant::now()));
+    }
+
+    /// Waits until all brokers that run have heard of what the others know: while one is cut off, or stands still, it may answer clients by
+    /// what it knew before, as the others do not wait for it.
+    pub async fn together(&self) {
+        let is_late = |at: Instant| at.elapsed() < TOGETHER;
+        while self.apart.get() > 0 || self.together.get().is_some_and(is_late) {
+            sleep(TOGETHER / 30).await;
         }
     }
 

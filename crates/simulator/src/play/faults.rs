@@ -106,7 +106,15 @@ impl Nemesis {
                 }
             },
         };
+        let cluster = &self.stage.cluster;
+        let keeps_apart = fault.kind.keeps_apart();
+        if keeps_apart {
+            cluster.part();
+        }
         act.run().await;
+        if keeps_apart {
+            cluster.join();
+        }
         step(FaultPhase::End);
         self.stage
             .sim

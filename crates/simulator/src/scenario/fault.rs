@@ -87,6 +87,23 @@ impl FaultKind {
         matches!(self, Self::Rot | Self::PutBack | Self::Replace)
     }
 
+    /// Whether the target may live on without hearing of what the others know.
+    pub const fn keeps_apart(self) -> bool {
+        matches!(
+            self,
+            Self::Pause
+                | Self::CutOneWay
+                | Self::Partition
+                | Self::Isolate
+                | Self::Deaf
+                | Self::SlowLink
+                | Self::Delay
+                | Self::Stall
+                | Self::Lossy
+                | Self::Reset
+        )
+    }
+
     /// Whether it happens to a disk in memory, and cannot to RocksDB.
     pub const fn is_in_memory(self) -> bool {
         matches!(

@@ -220,7 +220,12 @@ async fn add(stage: Stage, shared: Rc<Publishing>, is_added: Rc<Cell<bool>>) {
     while !stage.is_over() {
         match stage.until_over(caller.client.admin().create_queue(view.clone())).await {
             None => return,
-            Some(Ok(_)) => return shared.routes.set(at, Bound::Yes),
+            Some(Ok(_)) => {
+                if stage.until_over(stage.cluster.together()).await.is_some() {
+                    shared.routes.set(at, Bound::Yes);
+                }
+                return;
+            }
             Some(Err(error)) => stage.note(&format!("view {name} is not created: {error}")),
         }
         stage.pause(millis(&random, 100..500)).await;

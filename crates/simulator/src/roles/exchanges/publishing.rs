@@ -238,8 +238,13 @@ pub(super) async fn rebind(stage: Stage, shared: Rc<Publishing>, exchange: Strin
         };
         match stage.until_over(change).await {
             None => return,
-            Some(Ok(_)) if binds => shared.routes.set(at, Bound::Yes),
-            Some(Ok(_)) => shared.routes.set(at, Bound::No),
+            Some(Ok(_)) => {
+                let certain = if binds { Bound::Yes } else { Bound::No };
+                match stage.until_over(stage.cluster.together()).await {
+                    Some(()) => shared.routes.set(at, certain),
+                    None => return,
+                }
+            }
             Some(Err(error)) => stage.note(&format!("bindings of {exchange} are not changed: {error}")),
         }
     }

@@ -20,7 +20,7 @@ pub(super) enum Bound {
 /// What a binding asks of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Asks {
-    /// Nothing is to happen.
+    /// Nothing: any message fits.
     Nothing,
     /// This routing key.
     Key(&'static str),
