@@ -112,8 +112,8 @@ impl Entries {
     pub fn memberships_from(&self, place: Place) -> impl Iterator<Item = &Configs> {
         let is_real = |(index, term): &(u64, u64)| self.committed_term(*index).is_none_or(|real| real == *term);
         let behind = (place.index + 1, 0);
-        let before = self.memberships.range(..behind).rev();
-        let in_force = before.map(|(at, configs)| (at, configs)).find(|(at, _)| is_real(at));
+        let mut before = self.memberships.range(..behind).rev();
+        let in_force = before.find(|(at, _)| is_real(at));
         let later = self.memberships.range(behind..);
         let later = later.filter(move |(at, _)| is_real(at));
         in_force.into_iter().chain(later).map(|(_, configs)| configs)

@@ -283,10 +283,8 @@ impl Nemesis {
         if replaced.await.is_err() {
             return Err(format!("broker {broker} cannot be replaced: {last}"));
         }
-        let mut known = self.known.borrow_mut();
-        known.refused.remove(&broker);
-        known.damaged.remove(&broker);
-        drop(known);
+        self.known.borrow_mut().refused.remove(&broker);
+        self.known.borrow_mut().damaged.remove(&broker);
         self.stage.sim.note(format_args!("broker {broker} is replaced"));
         cluster.start(broker).await
     }

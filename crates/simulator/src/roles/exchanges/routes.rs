@@ -121,7 +121,7 @@ impl Asks {
             Self::Key(key) => *key == message.key,
             Self::Pattern(pattern) => {
                 let words = |text: &'static str| text.split('.').collect::<Vec<_>>();
-                fits(&words(*pattern), &words(message.key))
+                fits(&words(pattern), &words(message.key))
             }
             Self::Headers(MatchMode::All, asked) => asked.iter().all(|header| message.headers.contains(header)),
             Self::Headers(_, asked) => asked.iter().any(|header| message.headers.contains(header)),
