@@ -12,8 +12,8 @@ use jangada_proto::v1::queue_service_client::QueueServiceClient;
 use jangada_proto::v1::settle_item::Settlement;
 use jangada_proto::v1::{
     self, BindRequest, Binding, CreateExchangeRequest, CreateQueueRequest, DeleteExchangeRequest, DeleteQueueRequest,
-    ExchangeLog, ExchangeType, PublishMessage, PublishRequest, QueueMessage, ReceiveRequest, SendRequest, SettleItem,
-    SettleRequest,
+    DescribeQueueRequest, ExchangeLog, ExchangeType, PublishMessage, PublishRequest, QueueCounts, QueueMessage,
+    ReceiveRequest, SendRequest, SettleItem, SettleRequest,
 };
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -134,13 +134,29 @@ impl Services {
             .collect())
     }
 
+    /// Whether a queue has nothing that could come. A receive may be answered empty while what it was granted too late goes back.
+    async fn is_empty(&mut self, queue: &str) -> bool {
+        let request = DescribeQueueRequest {
+            name: queue.to_owned(),
+            ..DescribeQueueRequest::default()
+        };
+        let Ok(described) = self.queues.describe_queue(request).await else {
+            return false;
+        };
+        let mut partitions = described.into_inner().partitions.into_iter();
+        partitions.all(|depth| {
+            let left = |counts: QueueCounts| counts.ready + counts.delayed + counts.leased + counts.waiting;
+            depth.counts.map(left) == Some(0)
+        })
+    }
+
     /// All that is in a queue, by number, each as often as it came.
     async fn take_all(&mut self, queue: &str) -> BTreeMap<u64, u32> {
         let mut taken = BTreeMap::new();
-        let mut empty = 0;
+        let mut is_done = false;
         let until = Instant::now() + WAIT;
         let (session, mut attempt) = (rand::random_range(1..u64::MAX), 1);
-        while empty < 2 {
+        while !is_done {
             let bodies = match self.take(queue, (session, attempt)).await {
                 Ok(bodies) => bodies,
                 // A leader that was just elected has not opened the queue.
@@ -150,7 +166,11 @@ impl Services {
                 }
                 Err(status) => panic!("queue {queue} gives nothing: {status}"),
             };
-            empty = if bodies.is_empty() { empty + 1 } else { 0 };
+            is_done = bodies.is_empty() && self.is_empty(queue).await;
+            assert!(
+                is_done || Instant::now() < until,
+                "queue {queue} does not come to its end"
+            );
             attempt += 1;
             for body in bodies {
                 let number = u64::from_be_bytes(body[..8].try_into().expect("it begins with a number"));

@@ -1,6 +1,8 @@
 //! Calls about transactions below the client: what is refused and why, what a deleted partition leaves of a transaction, and which broker
 //! answers for a client that talks to one.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use jangada_proto::v1::group_service_client::GroupServiceClient;
 use jangada_proto::v1::list_offsets_request::Position;
@@ -9,8 +11,9 @@ use jangada_proto::v1::produce_request::Payload;
 use jangada_proto::v1::transaction_service_client::TransactionServiceClient;
 use jangada_proto::v1::*;
 use jangada_types::{BatchBuilder, Codec, ProducerEpoch, ProducerId, Sequence};
+use tokio::time::{Instant, sleep};
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Response, Status};
+use tonic::{Code, Response, Status};
 
 use super::golden_data::{archives, join, started_with};
 use super::groups::topic_id;
@@ -22,6 +25,8 @@ const TOPIC: &str = "ledger";
 const PARTITIONS: u32 = 3;
 const GROUP: &str = "tellers";
 const ID: &str = "transfers";
+/// The pause before a call is made again that its leader could not answer.
+const RETRY: Duration = Duration::from_millis(50);
 
 /// A client of one broker, which passes its calls on to whoever can answer them.
 #[derive(Clone)]
@@ -174,8 +179,15 @@ impl Caller {
             position: Some(Position::Latest(true)),
             isolation: isolation.into(),
         };
-        let answer = self.log.list_offsets(request).await;
-        answer.expect("the leader answers").into_inner().offset
+        let until = Instant::now() + WAIT;
+        loop {
+            match self.log.list_offsets(request.clone()).await {
+                Ok(answer) => return answer.into_inner().offset,
+                // A leader that has just been alone does not answer before a quorum answers it.
+                Err(status) if status.code() == Code::Unavailable && Instant::now() < until => sleep(RETRY).await,
+                Err(status) => panic!("the leader answers: {status}"),
+            }
+        }
     }
 }
 

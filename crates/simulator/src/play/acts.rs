@@ -148,8 +148,8 @@ impl Act<'_> {
         if has_ended {
             (self.took_effect)();
         }
-        for broker in &ran {
-            // It did not write that often.
+        for broker in brokers {
+            // It did not write that often, or did not run.
             self.host(*broker).disk().clear_kill_at_write();
         }
         self.nemesis.start(brokers).await;
